@@ -44,8 +44,8 @@ DECIDING = (
 
 
 def draw(run: Run) -> None:
-    """An organism's study, into ``OUT/externalities``; other models need prompt files, which this script takes when it
-    is run by itself.
+    """An organism's study, into ``OUT/externalities``; other models need prompt files
+    (``lens-steer externalities``).
     """
     if info_of(run.model).name.startswith(ORGANISM_PREFIX):
         one(
@@ -119,6 +119,8 @@ def _verdict(claim: Claim) -> str:
 def main() -> None:
     args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
     command = shlex.join(["python", "-m", "analyses.externalities", *sys.argv[1:]])
+    if others := [name for name in args.model if not name.startswith(ORGANISM_PREFIX)]:
+        sys.exit(f"--model {others[0]} is no organism: use lens-steer externalities --positive FILE --negative FILE")
     found: dict[str, dict[str, Any]] = {}
     for name in args.model:
         folder, material = args.out / name.rstrip("/").split("/")[-1], organism_material(seed=args.seed)

@@ -20,6 +20,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.studies.claim import REPORTED
+from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities import claims as claims_of
 from lens_steer.studies.externalities import conditions, drawings, text, token_claims, tokens
 from lens_steer.studies.externalities.claims import claims
@@ -243,9 +244,14 @@ def test_pairs_are_compared_by_pair(found: tuple[Externalities, list[Any], Path]
     assert "by pair" not in {c.id: c for c in claims(made, "m")}["kl-harmful-json"].formula
 
 
-def test_words_say_what_is_measured(found: tuple[Externalities, list[Any], Path]) -> None:
+def test_words_say_what_is_measured(
+    found: tuple[Externalities, list[Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a ground truth no claim speaks of success, and none excludes a rise that a classifier measured."""
-    said = claims(replace(found[0], known=False), "m")
+    made = planted(found[0], **{NONE: False, "json": False, CONTROL: True})
+    monkeypatch.setitem(texts.PUBLISHED, ("json", "attack"), {"a model": 0.99})
+    assert any("excludes" in c.witness for c in claims(made, "m"))
+    said = claims(replace(made, known=False), "m")
     assert not any("success" in f"{c.statement} {c.quantity} {c.formula}" for c in said)
     assert not any("excludes" in c.witness for c in said)
 

@@ -44,7 +44,7 @@ from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.positive_control import against_refusal
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
-from lens_steer.studies.externalities.token_claims import largest_at_start
+from lens_steer.studies.externalities.token_claims import flat, largest_at_start
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED
 
 CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")
@@ -275,15 +275,15 @@ def test_flat_means_within_the_bound() -> None:
     tokens that a verdict hangs on is told.
     """
 
-    def flat(rows: list[list[float]]) -> Any:
+    def of(rows: list[list[float]]) -> Any:
         found = object.__new__(Externalities)  # of which only these are read
         vars(found).update(divergences={("json", "benign"): divergence(rows)}, seed=0)
         return flat(found, "json", "benign", "m")
 
     first, signs = [1.0, 1.0, 1.0], [-1, 1] * 5
-    level = flat([[*first, 0.5, 0.5 + 0.001 * s, 0.5] for s in signs])
-    steep = flat([[*first, 0.5, 0.9 + 0.001 * s, 1.3] for s in signs])
-    noisy = flat([[*first, 0.5, 0.5 + s, 0.5 + 2 * s] for s in signs])
+    level = of([[*first, 0.5, 0.5 + 0.001 * s, 0.5] for s in signs])
+    steep = of([[*first, 0.5, 0.9 + 0.001 * s, 1.3] for s in signs])
+    noisy = of([[*first, 0.5, 0.5 + s, 0.5 + 2 * s] for s in signs])
     assert (level.verdict, steep.verdict, noisy.verdict) == (HOLDS, REFUTED, NOT_SHOWN)
     assert noisy.interval[0] < 0 < noisy.interval[1]
     assert noisy.witness["note"] == "wider than ± 0.05"

@@ -44,7 +44,8 @@ def _answers(head: str, record: Mapping[str, Any]) -> str:
         over = [(_over([s[q] for s in drawn], 100)) for q in AT_ONE_BUDGET]
         angles_ = _over([s["value"] for s in drawn])
         name = f"{drawn[0]['condition']}, {len(drawn)} draws: mean (lowest to highest)"
-        perplexity = _over([s["perplexity_ref"] for s in drawn], form=".1f")
+        known = [s["perplexity_ref"] for s in drawn if s.get("perplexity_ref") is not None]
+        perplexity = _over(known, form=".1f") if known else "—"
         rows.append((name, f"{angles_}°", _over(spent, form=".3f"), *over, perplexity))
     n = record["settings"][0].get("positive_answered_n")
     return f"*{head}, {n} prompts of a class*\n\n{markdown(HEADS, rows)}"
@@ -121,12 +122,17 @@ def _chosen(record: Mapping[str, Any], kl: Mapping[tuple[str, str, float], float
         at = "—" if s["value"] is None else f"{s['value']:g}{'°' if has_angle(name) else ''}"
         spent = None if s["value"] is None else kl.get((name, s["variant"], float(s["value"])))
         gap = record["differences_from_selective"].get(name, {}).get("positive_right")
-        less = "—" if gap is None else points(Estimate(gap["value"], gap["low_alone"], gap["high_alone"], gap["n"]))
+        less = "—" if gap is None else points(Estimate(gap["value"], *_ends(gap), gap["n"]))
         cells = (_rate(s, q) for q in RATES)
         perplexity = f"{s['perplexity_ref']:.2f}" if "perplexity_ref" in s else "—"
         star = "" if choice["met"] else " \\*"
         rows.append((label, f"{at}{star}", "—" if spent is None else f"{spent:.3f}", *cells, perplexity, less))
     return markdown(("condition", "chosen", "KL", *RATES.values(), "perplexity", "answered, less SS"), rows)
+
+
+def _ends(gap: Mapping[str, float]) -> tuple[float, float]:
+    """Return the ends of a difference's own interval; records of earlier releases have the joint one alone."""
+    return gap.get("low_alone", gap["low"]), gap.get("high_alone", gap["high"])
 
 
 def _rate(setting: Mapping[str, Any], name: str) -> str:

@@ -90,7 +90,7 @@ def _against(claims: Claims, scale: float, unit: str) -> str:
     lists = {"less than": of(REFUTED), "more than": of(HOLDS), "not much more than": of(EXCLUDED)}
     rest = [_rival(k) for k, c in claims.items() if not c.verdict.startswith((HOLDS, REFUTED, EXCLUDED))]
     parts = [f"{words} {', '.join(rivals)}" for words, rivals in lists.items() if rivals]
-    parts += [f"shows no difference from {', '.join(rest)}"] if rest else []
+    parts += [f"and is not shown to differ from {', '.join(rest)}"] if rest else []
     return f"{', '.join(parts)} ({unit})"
 
 

@@ -46,7 +46,7 @@ class Size:
     Attributes:
         name: The name of the folder; empty for the whole studies.
         fit, select, report: Prompts of a class in each split. There are 39 harmful ones in the published *val*.
-        source: Prompts of a source of the transfers, of the formats and of the side effects, half of them to fit.
+        source: Prompts of a source of the transfers and of the formats, half of them to fit, and of the side effects.
         new_tokens: The longest answer.
         verified: Prompts of a class that the propositions are tested on, downstream.
         step: Degrees between the angles of the comparison and of the choice of sites.

@@ -124,6 +124,8 @@ def externalities(
     if component not in METHODS:
         raise LensSteerError(f"--component {component!r}: use one of {', '.join(METHODS)}")
     counts = _counts(ks)
+    if n_random < 1:
+        raise LensSteerError(f"--n-random {n_random}: give at least 1")
     files: dict[str, Any] = {
         "complying": complying,
         "refusing": refusing,
@@ -133,11 +135,14 @@ def externalities(
         "benign_responses": benign_responses,
         "unrestricted": unrestricted,
         "judge": judge_named(judge),
-        "harmful_name": None if responses_are == HARMFUL else responses_are,
+        "responses_are": None if responses_are == HARMFUL else responses_are,
         "split": None if split is None else shares_of(split),
     }
     given: dict[str, Any] = {name: value for name, value in files.items() if value is not None}
+    if "responses_are" in given and responses is None:
+        raise LensSteerError(f"--responses-are {responses_are!r} names those of --responses: give both, or neither")
     if positive is not None and negative is not None:
+        given |= {"harmful_name": given.pop("responses_are", HARMFUL)}
         shares: dict[str, Any] = {"split": SPLIT}
         columns = (column or [None])[:1] + (column or [None])[-1:]
         sides = [

@@ -120,7 +120,7 @@ class Protocol:
             "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
             "truth": {name: _hash([p.truth for p in prompts]) for name, prompts in self.sides.items()},
-            **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
+            **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged), *_pattern(self.judge)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
             **({} if self.read_by == READERS else {"read_by": self.read_by}),
             **({"cached": True} if self.cached else {}),
@@ -130,6 +130,12 @@ class Protocol:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _pattern(judge: Judge) -> list[str]:
+    """Return the pattern of a judge that has one: another pattern under the same name is another judge."""
+    found = getattr(judge, "safe_pattern", None)
+    return [] if found is None else [str(found)]
 
 
 def _applied(template: ChatTemplate) -> dict[str, Any]:

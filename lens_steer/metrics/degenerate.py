@@ -95,6 +95,7 @@ class PerplexityBound:
         n: The number of answers that the bound was measured on, the unsteered model's own answers to harmless prompts.
         quantile: The 95 % quantile of the perplexities of these answers. None if there were fewer than 8 answers; the
             bound is then the fallback of 4.
+        of: What these answers are to, for the sentence on how the bound was measured.
 
     Raises:
         LensSteerError: If the bound is not above 0.
@@ -103,6 +104,7 @@ class PerplexityBound:
     value: float
     n: int
     quantile: float | None = None
+    of: str = "harmless prompts"
 
     def __post_init__(self) -> None:
         if not self.value > 0:
@@ -111,12 +113,12 @@ class PerplexityBound:
     def __str__(self) -> str:
         if self.quantile is None:
             return (
-                f"{self.value:.3g} (a fixed bound: only {self.n} unsteered answers to harmless prompts, {MIN_ANSWERS} "
+                f"{self.value:.3g} (a fixed bound: only {self.n} unsteered answers to {self.of}, {MIN_ANSWERS} "
                 "are needed to measure one)"
             )
         return (
             f"{self.value:.3g} ({FACTOR:g} × the {100 * QUANTILE:g} % quantile, {self.quantile:.3g}, of the "
-            f"perplexities of {self.n} unsteered answers to harmless prompts)"
+            f"perplexities of {self.n} unsteered answers to {self.of})"
         )
 
     def row(self) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def _claim(
     below, label = quantity == "log_perplexity", RIVALS[rival]
     smallest = SMALLEST if quantity == "positive_right" else None  # no control shows that the others could be seen
     could = {"smallest": smallest, "seen": seen["control_seen"] or smallest is None, "below": below}
+    alone = gaps is None or "low_alone" in gaps[quantity]
     effect = None if gaps is None else _effect(gaps[quantity], "_alone")
     jointly = None if gaps is None else _effect(gaps[quantity], "")
     verdict = unfit or (NOT_SHOWN if effect is None else effect_verdict(effect, **could))
@@ -108,7 +109,7 @@ def _claim(
         statement=f"SS {what} {label}, {where}{paper}",
         formula=f"mean over prompts of the {unit}, SS − {label}",
         level="behaviour",
-        domain="the report split of the comparison",
+        domain="the report split of the comparison" + ("" if alone else ", at the joint level of all its conditions"),
         quantity=f"SS − {label}, {unit}",
         criterion=f"interval {'below' if below else 'above'} 0",
         value=None if effect is None else effect.value,

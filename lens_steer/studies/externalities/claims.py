@@ -79,18 +79,23 @@ def _claims(found: Externalities, model: str) -> list[Claim]:
         *attack,
         *(claim for name in both for claim in token_claims(found, name, model)),
         *(test(found, name, model) for name in both for test in (_angle, _crossing)),
-        *_prefix(found, CONTROL, model),
+        *(_unless_unfit(found, CONTROL, claim) for claim in _prefix(found, CONTROL, model)),
         *token_claims(found, CONTROL, model),
     ]
 
 
 def _unless_unfit(found: Externalities, name: str, claim: Claim) -> Claim:
     """Return the claim; not shown where the choice of the steering breaks its bound, or is a tie at no effect."""
-    choice = next(s.choice for s in found.steerings if s.name == name)
-    base, *tried = found.select[name]
-    tied = name == JSON and at_nothing(tried, base, choice, "json_unasked")
+    if name == CONTROL:
+        choice, tied = found.control.choice, False
+    else:
+        choice = next(s.choice for s in found.steerings if s.name == name)
+        base, *tried = found.select[name]
+        tied = name == JSON and at_nothing(tried, base, choice, "json_unasked")
     unfit = TIED if tied else "" if choice.met else BROKEN
-    return replace(claim, verdict=unfit) if unfit and claim.verdict != REPORTED else claim
+    if not unfit or claim.verdict == REPORTED:
+        return claim
+    return replace(claim, verdict=unfit, witness={k: v for k, v in claim.witness.items() if k != "excludes"})
 
 
 def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:

@@ -75,7 +75,7 @@ def kl_drawing(found: Externalities) -> Drawing:
         for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))
         if e.n >= least
     ]
-    return Drawing.of("externality_kl", rows)
+    return Drawing.of("externality_kl", rows, {"harmful": found.harmful_name})
 
 
 def prefix_drawing(found: Externalities) -> Drawing:

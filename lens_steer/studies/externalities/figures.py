@@ -137,8 +137,9 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
             part = drawing.where(steering=name, what=what, responses=responses)
             if not part["position"]:
                 continue
+            said = label.replace("harmful", drawing.notes.get("harmful", "harmful"))
             mean, low, high = ([max(LEAST, float(v)) for v in part[k]] for k in ("mean", "low", "high"))
-            look = {"marker": marker, "ls": dash, "ms": 2.5, "lw": 1, "label": f"{label}, {_counted(part)}"}
+            look = {"marker": marker, "ls": dash, "ms": 2.5, "lw": 1, "label": f"{said}, {_counted(part)}"}
             banded(axis, part["position"], mean, low, high, color=color, alpha=0.2, **look)
         axis.set(title=PANELS[name], xlabel="response token", yscale="log")
         axis.locator_params(axis="x", integer=True)

@@ -47,7 +47,8 @@ def study_and_write(
 
     The files are ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every
     number), ``kl_tokens.csv`` (one row per token), ``kl_by_position.csv``, ``plans/compliance`` and ``plans/json``, and
-    the figures. Beside them are the rows of every answer (``compliance_select.csv``, ``json_select.csv``,
+    the figures. Beside them are the rows of every answer (``unsteered.csv``, ``compliance_select.csv``,
+    ``json_select.csv``, ``json_select_harm.csv``, ``control_select.csv``, ``control_select_strength.csv``,
     ``report.csv``, ``report_json.csv``, ``prefixes.csv``, ``draws.csv``) and ``matches.csv``.
 
     Args:
@@ -140,9 +141,12 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
                 **{k: asdict(e) for k, e in found.measured(c.name).items()},
                 **_less_none(found, c.name if c.runs else NONE),
             }
-            for c in (*found.conditions, *found.prefixes)
+            for c in (*found.conditions, *found.draws, *found.prefixes)
         ],
-        "responses": {name: {"n": len(prompts), "hash": prompts.hash} for name, prompts in found.responses.items()},
+        "responses": {
+            name: {"n": len(prompts), "hash": prompts.hash, "said": found.said(name)}
+            for name, prompts in found.responses.items()
+        },
         "divergence": tokens.summary(found.divergences, seed=found.seed),
         "angles": [asdict(a) for a in found.angles],
         "random_cosine": random_cosine(compliance.directions.shape[1], seed=found.seed),

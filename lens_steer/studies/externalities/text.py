@@ -17,6 +17,7 @@ from lens_steer.models import sites
 from lens_steer.stats.estimates import Estimate, percent, points
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, KEPT
+from lens_steer.studies.externalities.choice import UNGRADED as UNGRADED_BOUNDS
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
     FAMILIES,
@@ -76,6 +77,8 @@ def markdown(found: Externalities) -> str:
 
 def choices_table(found: Externalities) -> str:
     """Return the choices from the select split, in absolute and relative units, with the rotations matched to them."""
+    attack, right = ("attack success", "right") if found.known else ("share answered", "answered")
+    also = "" if found.bound is None else "".join(f", {c}" for c in UNGRADED_BOUNDS)
     lines = []
     for s in found.steerings:
         target, match = found.matches[s.name]
@@ -87,8 +90,8 @@ def choices_table(found: Externalities) -> str:
             lines.append(
                 f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a "
                 f"response token's vector at block {shares}; of that of the last prompt token's {last}. The largest "
-                f"of {s.choice.n} tried at which, as at every smaller one, harmless requests stay right at ≥ "
-                f"{100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
+                f"of {s.choice.n} tried at which, as at every smaller one, harmless requests stay {right} at ≥ "
+                f"{100 * KEPT:g} % of unsteered{also} ({s.choice.n_met} do{bound})."
             )
         else:
             lines.append(
@@ -104,16 +107,14 @@ def choices_table(found: Externalities) -> str:
             ),
             default=None,
         )
-        most = (
-            "" if highest is None else f" Highest attack success at any setting tried on select: {percent(highest)} %."
-        )
+        most = "" if highest is None else f" Highest {attack} at any setting tried on select: {percent(highest)} %."
         lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
     control = found.control.choice
     bound = "" if control.met else ", **no setting keeps to the bound**"
     lines.append(
         f"- **{CONTROL}** (positive control): block {sites.parse(control.variant).block}, α = {control.value:g}. Of "
-        f"{control.n} settings the one with most attack success that keeps harmless requests right at ≥ "
-        f"{100 * KEPT:g} % of unsteered{bound}."
+        f"{control.n} settings the one with the highest {attack} that keeps harmless requests {right} at ≥ "
+        f"{100 * KEPT:g} % of unsteered{'' if found.bound is None else f' and {UNGRADED_BOUNDS[0]}'}{bound}."
     )
     return "\n".join(lines) + "\n"
 
@@ -145,7 +146,7 @@ def conditions_table(found: Externalities) -> str:
         gap = "—" if c.name == NONE else points(found.difference(c.name, NONE, "attack"))
         rows.append((c.name, *(percent(measured.get(k)) for k in heads), gap))
     titles = ("condition", *heads.values(), f"{heads['attack']}, less no steering")
-    graded = GRADED_LEGEND if found.known else UNGRADED_LEGEND.format(found.bound or "no bound (a judge decides)")
+    graded = GRADED_LEGEND if found.known else UNGRADED_LEGEND.format(found.bound or "no bound")
     return f"{tables.markdown(titles, rows)}\n{LEGEND.format(graded)}\n"
 
 
@@ -159,9 +160,11 @@ def prefix_table(found: Externalities) -> str:
         for k in ks
     ]
     full = "; ".join(f"{name} at all tokens {percent(found.measured(name)['attack'])}" for name in names)
+    heads = COLUMNS if found.known else UNGRADED
     tokens_of = ", ".join(f"*{family}*: `{positions_of(family, 4)}`" for family in FAMILIES)
     text = (
-        f"Attack success, percent; {full}; no steering {percent(found.measured(NONE)['attack'])}. The tokens that "
+        f"{heads['attack'].capitalize()}, percent; {full}; no steering "
+        f"{percent(found.measured(NONE)['attack'])}. The tokens that "
         f"decide an answer's first k are the prompt's last one and the answer's first k − 1. For k = 4: {tokens_of}."
     )
     return f"{tables.markdown(('steering, k', *FAMILIES), rows)}\n{text}\n"

@@ -156,7 +156,7 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
             "meta": dict(meta),
             "rows": rows,
             "level": report.pooled.level,
-            **({} if (bound := report.pooled.perplexity) is None else {"bound": bound.row()}),
+            **({} if (bound := report.pooled.perplexity) is None else {"perplexity_bound": bound.row()}),
             "cosine_of_averaged_and_token_probe": token_cosines(report),
             "claims": [c.row() for c in decided],
             "choices": {

@@ -268,7 +268,8 @@ def _bounds(
     rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
     perplexity = None
     if not known:
-        perplexity = perplexity_bound([math.exp(r["surprise_ref"]) for r in rows if r["surprise_ref"] is not None])
+        found = perplexity_bound([math.exp(r["surprise_ref"]) for r in rows if r["surprise_ref"] is not None])
+        perplexity = replace(found, of="the scenarios under both system prompts")
         rows = [r | {"broken": int(r["broken"] or _above(r, perplexity))} for r in rows]
     broken = settings(rows, seed=seed)[0].measured[ALIGNED_INCOHERENT].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same

@@ -186,15 +186,17 @@ def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
 def _legend(report: TraitReport, trait: str) -> str:
     split = report.pooled.reported(NONE).measured
     tokens = f", n = {split['capable'].n}" if "capable" in split else ""
+    bound = report.pooled.perplexity
+    incoherent = "" if bound is None else f"; incoherent: empty, repeating, or a perplexity above {bound}"
     return (
         f"95 % intervals; n = {split[TRAIT].n} scenarios of the report split under each prompt, "
         f"capability{tokens}. {trait}: share of answers with the trait under the malicious system prompt (without "
         "steering under the aligned one: first row); aligned prompt: the same while steered under the aligned "
         "prompt. Site and coefficient chosen on the select split, coherence at least 90 % of the aligned model's "
-        "there (\\*: no setting keeps to it). Random direction: steps of the same size for the same tokens. "
-        "Perplexity: of the answers, under the unsteered model with the aligned prompt. Gate: share of the tokens of "
-        "unsteered answers below the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn on "
-        "that are word for word an earlier one."
+        f"there (\\*: no setting keeps to it{incoherent}). Random direction: steps of the same size for the same "
+        "tokens. Perplexity: of the answers, under the unsteered model with the aligned prompt. Gate: share of the "
+        "tokens of unsteered answers below the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second "
+        "turn on that are word for word an earlier one."
     )
 
 

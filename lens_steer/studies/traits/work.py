@@ -12,6 +12,7 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.work import Work, answering, bare, conversing, measuring, recording
 from lens_steer.metrics.benchmarks import NO_TASKS
+from lens_steer.metrics.grading import graded
 from lens_steer.models.loading import info_of
 from lens_steer.models.sites import resolve
 from lens_steer.studies.traits.calibration import Trait
@@ -108,6 +109,7 @@ def _searching(
     # a choice runs once more along a random direction, and once at equal trait
     reported = [Grid(f"{c.name} {i}") for c in conditions for i in range(3 if n_random else 1)]
     further = [Grid(f"{m} {i}") for m in methods for i in range(2, n_random + 1)]
-    baseline = measuring(replace(select, reference={}), [Grid(NONE)])  # from which the bound on coherence comes
+    plain = {} if graded([*steered.select.positive, *steered.select.negative]) else select.reference
+    baseline = measuring(replace(select, reference=plain), [Grid(NONE)])  # from which the bounds on coherence come
     total = baseline + measuring(select, [Grid(NONE), *tried]) + measuring(report, [Grid(NONE), *reported])
     return total + measuring(replace(report, asked=(MALICIOUS_SIDE,)), further)
