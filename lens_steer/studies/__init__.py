@@ -33,6 +33,7 @@ What other rooms use of it:
 - ``site_choice.work``: ``choosing_sites``
 - ``transfer.report``: ``transfer_and_write``
 - ``transfer.study``: ``check``
+- ``traits.claims``: ``claims``
 - ``traits.calibration``: ``organism_trait``, ``scenario_trait``
 - ``traits.found``: ``TraitReport``
 - ``traits.report``: ``steer_trait``

@@ -24,6 +24,7 @@ from lens_steer.stats.estimates import Estimate
 HOLDS, REFUTED, NOT_SHOWN, INSENSITIVE = "HOLDS", "REFUTED", "NOT SHOWN", "ASSAY INSENSITIVE"
 EXCLUDED = "EXCLUDED BEYOND"
 TIED = f"{NOT_SHOWN} (a tie at nothing on select)"  # a value that was chosen among values of no effect says nothing
+BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
 FEWEST = 10  # draws of a control below which nothing is said of them
 FEWEST_SPLITS = 20  # draws of prompts below which 95 % of them is all of them
 LARGEST_P = 0.05  # of a method's rank among draws, one-sided

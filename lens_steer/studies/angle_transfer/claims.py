@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer.evaluation.control_bands import band
-from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.means import clustered_mean
 from lens_steer.studies.angle_transfer.study import AngleTransfer, Turned
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, LARGEST_P, TIED, drawn_verdict, effect_verdict
+from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, TIED, effect_verdict
 
 SHARE = 0.8  # of the effect; what is lost by a transfer that holds
 
@@ -47,20 +45,14 @@ def _above_random(found: AngleTransfer, own: Turned, seed: int) -> Claim:
         f"steering that was set on {own.on} lowers the refusal score of other prompts of {own.on} more than the same "
         "turn in random planes does",
         "mean fall of the refusal score less the mean of the draws; its rank among them",
-        f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}",
+        BEYOND,
     )
     if own.angle is None:
         return asked
-    draws = found.random[own.on]
-    effect = less_mean_of_draws(own.falls, draws, own.clusters, seed=seed)
-    among = band(draws.mean(axis=1).tolist(), float(own.falls.mean()))
-    said = drawn_verdict(effect, (among.p_at_least, among.p_at_most), among.n, smallest=None)
-    told = {"draws": among.n, "minimum": among.minimum, "median": among.median, "maximum": among.maximum}
-    witness = {"fall": float(own.falls.mean()), **told, "rank_p": among.p_at_least, "angle": own.angle}
-    return replace(
-        asked, value=effect.value, n=effect.n, interval=(effect.low, effect.high), verdict=said,
-        witness=witness | {"holds_jointly": said == HOLDS},
-    )  # fmt: skip
+    effect, verdict, spread = against_draws(own.falls, found.random[own.on], own.clusters, seed=seed, smallest=None)
+    witness = {"fall": float(own.falls.mean()), **spread, "angle": own.angle, "holds_jointly": verdict == HOLDS}
+    interval = effect.low, effect.high
+    return replace(asked, value=effect.value, n=effect.n, interval=interval, verdict=verdict, witness=witness)
 
 
 def _angle(found: AngleTransfer, pair: Turned, seen: bool, level: float, seed: int) -> Claim:

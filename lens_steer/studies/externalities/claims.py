@@ -15,12 +15,11 @@ import numpy as np
 
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import at_nothing
-from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate, percent
 from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import REPORTED, Claim
+from lens_steer.studies.draws import against_draws
 from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.claim_texts import HALF, SAID, K, Paired
@@ -30,9 +29,8 @@ from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.token_claims import token_claims
 from lens_steer.studies.externalities.tokens import BENIGN
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, TIED, drawn_verdict, shows
+from lens_steer.studies.verdicts import BROKEN, HOLDS, NOT_SHOWN, REFUTED, SMALLEST, TIED, shows
 
-BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
 PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
 
 
@@ -137,11 +135,8 @@ def _over_draws(
     """Decide a claim against the draws of a control by the interval over prompts and draws, and by the rank."""
     own, draws = found.values(condition, share), found.drawn(drawn, share)
     values = np.array([own[i] for i in sorted(own)])
-    e = less_mean_of_draws(values, draws, level=found.level, seed=found.seed)
-    among = band(draws.mean(axis=1).tolist(), float(values.mean()))
-    said = drawn_verdict(e, (among.p_at_least, among.p_at_most), among.n, seen=besides["seen"])
-    told = {"draws": among.n, "minimum": among.minimum, "maximum": among.maximum, "rank_p": among.p_at_least}
-    return decided(claim, e, said, shares=shares, **told)
+    e, verdict, spread = against_draws(values, draws, level=found.level, seed=found.seed, seen=besides["seen"])
+    return decided(claim, e, verdict, shares=shares, **spread)
 
 
 def _causes(found: Externalities, name: str, model: str) -> list[Claim]:

@@ -18,17 +18,16 @@ from jaxtyping import Float
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import is_counted
 from lens_steer.evaluation.sweep_protocol import POSITIVE
 from lens_steer.stats.clusters import Clusters
 from lens_steer.stats.differences import paired_difference
-from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.claim import Claim
+from lens_steer.studies.draws import BEYOND, against_draws
 from lens_steer.studies.site_choice.sets import RANDOM, SIGN, SiteSet
 from lens_steer.studies.site_choice.study import POSITIVE_CONTROL, SiteChoice
-from lens_steer.studies.verdicts import HOLDS, LARGEST_P, TIED, drawn_verdict, effect_verdict, shows
+from lens_steer.studies.verdicts import HOLDS, TIED, effect_verdict, shows
 
 UNIT = "harmful prompts answered"
 ByCondition = Mapping[tuple[str, str], list[Row]]  # the rows of harmful prompts, by condition and variant
@@ -134,20 +133,13 @@ def _against_random(
     seed: int,
 ) -> Claim:
     formula = f"mean over prompts of the {UNIT}, {SIGN} less the mean of the draws; rank of {SIGN} among the draws"
-    criterion = f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}"
-    asked = _asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, criterion)
+    asked = _asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, BEYOND)
     if all(found.chosen(s, found.budget) is None for s in (own, *drawn)):
         return asked
     one, draws = _values(found, rows, own), np.stack([_values(found, rows, s) for s in drawn])
-    clusters = clusters_of(rows[NONE, ""])
-    effect = less_mean_of_draws(one, draws, clusters, seed=seed)
-    among = band(draws.mean(axis=1).tolist(), float(one.mean()))
-    ranks = among.p_at_least, among.p_at_most
-    verdict = drawn_verdict(effect, ranks, among.n, seen=seen)
-    told = {"draws": among.n, "median": among.median, "minimum": among.minimum, "maximum": among.maximum}
+    effect, verdict, spread = against_draws(one, draws, clusters_of(rows[NONE, ""]), seed=seed, seen=seen)
     at = {"angle": found.chosen(own, found.budget), "cost": found.cost(own)}
-    witness = {**at, "control_seen": seen, **told, "rank_p": among.p_at_least}
-    return _decided(asked, effect, verdict, verdict, witness)
+    return _decided(asked, effect, verdict, verdict, {**at, "control_seen": seen, **spread})
 
 
 def _falls(found: SiteChoice, of: SiteSet) -> Float[np.ndarray, " n"]:
@@ -185,13 +177,9 @@ def _score_against_random(
     found: SiteChoice, own: SiteSet, drawn: Sequence[SiteSet], clusters: Clusters | None, seed: int
 ) -> Claim:
     formula = f"mean fall of the refusal score, {SIGN} less the mean of the draws; rank of {SIGN} among them"
-    criterion = f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}"
-    asked = _score_asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, criterion)
+    asked = _score_asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, BEYOND)
     if all(found.chosen(s, found.budget) is None for s in (own, *drawn)):
         return asked
     one, draws = _falls(found, own), np.stack([_falls(found, s) for s in drawn])
-    effect = less_mean_of_draws(one, draws, clusters, seed=seed)
-    among = band(draws.mean(axis=1).tolist(), float(one.mean()))
-    verdict = drawn_verdict(effect, (among.p_at_least, among.p_at_most), among.n, smallest=None)
-    told = {"draws": among.n, "median": among.median, "minimum": among.minimum, "maximum": among.maximum}
-    return _decided(asked, effect, verdict, verdict, {**told, "fall": float(one.mean()), "rank_p": among.p_at_least})
+    effect, verdict, spread = against_draws(one, draws, clusters, seed=seed, smallest=None)
+    return _decided(asked, effect, verdict, verdict, {**spread, "fall": float(one.mean())})

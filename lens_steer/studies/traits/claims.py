@@ -15,12 +15,11 @@ from jaxtyping import Float
 
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import at_nothing
 from lens_steer.stats.differences import paired_difference
-from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.claim import REPORTED, Claim
+from lens_steer.studies.draws import BEYOND, against_draws
 from lens_steer.studies.traits.conditions import (
     ALIGNED_SIDE,
     EQUAL,
@@ -35,12 +34,11 @@ from lens_steer.studies.traits.conditions import (
 )
 from lens_steer.studies.traits.search import TraitResult, draw_name
 from lens_steer.studies.verdicts import (
+    BROKEN,
     HOLDS,
-    LARGEST_P,
     NOT_SHOWN,
     SMALLEST,
     TIED,
-    drawn_verdict,
     effect_verdict,
     shows,
 )
@@ -48,9 +46,7 @@ from lens_steer.studies.verdicts import (
 ALL, RESPONSE = POSITIONS  # the position modes
 UNGATED = "swfc"
 ABOVE = "95 % interval above 0"
-BEYOND_DRAWS = f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}"
 COHERENT = "no more incoherent answers on report than the choice was allowed on select"
-BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
 INCOHERENT_THERE = f"{NOT_SHOWN} (more incoherent answers on report than the bound allows)"
 SHARE = "share of answers with the trait"
 
@@ -121,7 +117,7 @@ class _Study:
             f"over-random-{method}",
             f"{method} at all tokens gives more {self.trait} back than the same steps along random directions",
             f"{SHARE} under the malicious prompt, {name} less the mean of the draws; rank among the draws",
-            f"{BEYOND_DRAWS}; {COHERENT}",
+            f"{BEYOND}; {COHERENT}",
         )
         names = [TraitCondition(method, ALL, RANDOM).name]
         drawn = {str(r["condition"]) for r in self.found.draws}
@@ -131,11 +127,8 @@ class _Study:
             i += 1
         own = self.values(name, MALICIOUS_SIDE)
         draws = np.stack([self.values(n, MALICIOUS_SIDE) for n in names])
-        e = less_mean_of_draws(own, draws, level=self.level, seed=self.seed)
-        among = band(draws.mean(axis=1).tolist(), float(own.mean()))
-        said = drawn_verdict(e, (among.p_at_least, among.p_at_most), among.n, seen=self.seen)
-        told = {"draws": among.n, "minimum": among.minimum, "maximum": among.maximum, "rank_p": among.p_at_least}
-        return self.given_back(asked, [name], e, said, **told)
+        e, verdict, spread = against_draws(own, draws, level=self.level, seed=self.seed, seen=self.seen)
+        return self.given_back(asked, [name], e, verdict, **spread)
 
     def all_above_response(self, method: str) -> Claim:
         """All tokens against those of the response, each at its own choice."""
