@@ -16,6 +16,7 @@ from jaxtyping import Float
 from lens_steer.stats.means import clustered_mean
 from lens_steer.studies.angle_transfer.study import AngleTransfer, Turned
 from lens_steer.studies.claim import Claim
+from lens_steer.studies.draws import BEYOND, against_draws
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, TIED, effect_verdict
 
 SHARE = 0.8  # of the effect; what is lost by a transfer that holds
