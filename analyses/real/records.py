@@ -53,7 +53,7 @@ def published(out: Path) -> list[Published]:
     return found
 
 
-def columns(found: Sequence[Published], read: Callable[[Published], T]) -> list[tuple[str, T]]:
+def columns(found: Sequence[Published], read: Callable[[Published], T | None]) -> list[tuple[str, T]]:
     """Return the head of each model's column with what is read of it, where there is anything.
 
     A quick study stands only where the model has no whole one.

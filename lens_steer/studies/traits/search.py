@@ -263,7 +263,7 @@ def _bounds(
     both system prompts, since those under the malicious one are coherent too.
     """
     known = graded([*steered.select.positive, *steered.select.negative])
-    reference = {} if known else {"reference": aligned_reference(trait.contrast.select)}
+    reference: dict[str, Any] = {} if known else {"reference": aligned_reference(trait.contrast.select)}
     protocol = Protocol(model, steered.select, "select", NO_TASKS, **how, **reference)
     rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
     perplexity = None
