@@ -325,7 +325,7 @@ def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any
         if c.runs:
             e = by_name[c.name]["attack"]
             assert f"| {100 * e['value']:.0f} [{100 * e['low']:.0f}, {100 * e['high']:.0f}] |" in line
-    assert len(by_name) == len(made.conditions) + len(made.prefixes)
+    assert len(by_name) == len(made.conditions) + len(made.draws) + len(made.prefixes)
     assert [c["id"] for c in record["claims"]] == [c.id for c in claimed]
     assert claimed[0].statement in (out / "claims.md").read_text(encoding="utf-8")
     with (out / "kl_tokens.csv").open(encoding="utf-8") as stream:

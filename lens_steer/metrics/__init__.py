@@ -4,7 +4,7 @@ What other rooms use of it:
 
 - ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``, ``question_splits``, ``tasks_or_own``
 - ``choices``: ``likeliest_options``
-- ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
+- ``degenerate``: ``PerplexityBound``, ``perplexity_bound``, ``is_degenerate``
 - ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``, ``refuses``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
 - ``judges.labels``: ``read_labels``, ``with_labels``, ``Labelled``
