@@ -35,8 +35,8 @@ def against_draws(
         smallest, seen: See :func:`lens_steer.studies.verdicts.drawn_verdict`.
 
     Returns:
-        The difference, the verdict, and a witness: the number of draws, their median, minimum and maximum, and the
-        one-sided p of the method's rank among them.
+        The difference, the verdict, and a witness that holds the number of draws, their median, minimum and maximum,
+        and the one-sided p of the method's rank among them.
 
     >>> hits = np.repeat([1.0, 0.0], 32)
     >>> effect, verdict, witness = against_draws(hits, np.zeros((19, 64)))
