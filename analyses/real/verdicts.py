@@ -41,7 +41,6 @@ FIRST = {
     "effect-lasts-t10": "its effect lasts to the tenth turn of a conversation",
     "sign-above-random": "the sites of the published rule free more answers than random sites",
     "sign-above-effect": "… than the sites of the largest Cohen's d",
-    "sign-above-all": "… than all sites",
     "ss-above-standard-everywhere": "Selective Steering frees more answers than standard Angular Steering",
     "ss-above-adaptive-everywhere": "… than adaptive Angular Steering",
 }
