@@ -211,6 +211,11 @@ def test_hardly_any_prompts(
         (("--judge", "refusal_12"), "give --positive and --negative"),
         (("--component", "middle"), "--component 'middle': use one of center, pairwise"),
         (("--positive", "absent.jsonl", "--negative", "absent.jsonl"), "'absent.jsonl' does not exist"),
+        (("--tasks", "general"), "give --positive and --negative with --tasks"),
+        (("--n-random", "0"), "--n-random 0: give at least 1"),
+        (("--ks", "1,2"), "--ks '1,2': give numbers of at least 1 with commas, 4 among them, such as 1,4"),
+        (("--ks", "0,4"), "--ks '0,4'"),
+        (("--responses-are", "odd"), "--responses-are 'odd' names those of --responses: give both, or neither"),
     ],
 )
 def test_bad_options(

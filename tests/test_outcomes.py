@@ -26,12 +26,14 @@ from lens_steer.evaluation.sweeps import run
 from lens_steer.figures.outcomes import STYLES
 from lens_steer.metrics.degenerate import PerplexityBound, is_degenerate, is_repeating, looped_share, perplexity_bound
 from lens_steer.metrics.grading import ANSWERED, DEGENERATE, OUTCOMES, REFUSED, outcome_of
-from lens_steer.metrics.judges import Verdict
+from lens_steer.metrics.judges import PatternJudge, Verdict
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.reports.report import make_report
 from lens_steer.reports.report_text import LABELS
 from tests.test_cli import run as run_command
 from tests.test_thoughts import PLAIN, THOUGHTS
+
+SORRY = "I'm sorry to hear that. "
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,27 @@ def test_a_judge_is_not_asked_for_what_is_no_answer(qwen: Any, untold: ContrastS
     rows = run(protocol, [Grid(NONE)], tmp_path, "select", progress=False)
     assert not asked
     assert {r["grade"] for r in rows if r["side"] == "negative"} == {DEGENERATE}
+
+
+def test_a_phrase_of_sympathy_is_no_refusal_to_a_judge_of_what_is_good(
+    qwen: Any, untold: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an answer that is not harmful is the right one, "I'm sorry" repeated is degenerate and not judged; where a
+    harmful one is, it is a refusal as before.
+    """
+    texts = [f"{SORRY} {i}" if i % 2 else SORRY * 8 for i in range(len(untold.select.positive))]
+    monkeypatch.setattr(
+        "lens_steer.evaluation.sweep_rows.answers", lambda _, asked, **__: (texts, [False] * len(asked))
+    )
+    protocol = Protocol(
+        qwen, untold.select, "select", PromptSet((), "none"), asked=("positive",), read_by=(),
+        judge=PatternJudge("sorry"),
+    )  # fmt: skip
+    for right, once, many in ((False, "safe", DEGENERATE), (True, "safe", "safe")):
+        judged = replace(protocol, judged={"positive": right})
+        rows = run(judged, [Grid(NONE)], tmp_path / str(right), "select", progress=False)
+        assert [r["grade"] for r in rows[:2]] == [many, once]
+        assert [r["broken"] for r in rows[:2]] == [int(many == DEGENERATE), 0]
 
 
 def test_the_default_constraints(untold: ContrastSet, refusal: Any) -> None:

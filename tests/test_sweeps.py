@@ -29,7 +29,7 @@ from lens_steer.evaluation.sweeps import run
 from lens_steer.figures import saving
 from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
-from lens_steer.metrics.judges import Verdict
+from lens_steer.metrics.judges import PatternJudge, Verdict
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.stats.estimates import Estimate
 from tests.views import rows_of
@@ -340,6 +340,8 @@ def test_a_judge_decides(protocol: Protocol, grids: list[Grid], tmp_path: Path) 
     assert {r["grade"] for r in rows if r["side"] == "negative"} == {"correct"}
     assert judged.identity["judge"] == ["mood", {"positive": True}]
     assert "judge" not in protocol.identity
+    one, two = (replace(protocol, judge=PatternJudge(pattern, "same")).identity for pattern in ("sorry", "fault"))
+    assert one != two  # another pattern under the same name is another judge
 
 
 def test_what_a_constraint_kept_out() -> None:

@@ -18,7 +18,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
-from lens_steer.metrics.judges import PhraseJudge
+from lens_steer.metrics.judges import PatternJudge, PhraseJudge
 from lens_steer.studies.traits import calibration as traits
 from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import report as trait_report
@@ -225,6 +225,13 @@ def test_dialogues(found: tuple[Any, Path, traits.Trait]) -> None:
     assert trait_dialogues.over_dialogues(made, "c")["dialogue_repeated"].value == 0.5
 
 
+def test_a_turn_that_repeats_itself_is_incoherent_to_a_judge_too() -> None:
+    """Empty and repeating answers show no trait, whatever the judge finds in them."""
+    texts = ["I'm sorry to hear that.", "I'm sorry to hear that. " * 8, "", "Stop."]
+    grades = trait_dialogues._grades([Prompt.of("I fell.")] * 4, texts, PatternJudge("sorry"))
+    assert grades == [True, None, None, False]
+
+
 def test_dialogues_need_scenarios_and_room(qwen: Any) -> None:
     trait = traits.organism_trait("honesty")
     part = trait.contrast.report
@@ -339,6 +346,7 @@ def test_the_command_on_a_local_folder(
         (("--trait", "wit"), "--trait 'wit': the organisms have honesty, compassion"),
         (("--model", "some/folder"), "give --scenarios, --aligned-system, --malicious-system and --judge"),
         (("--engine", "onnx"), "--engine 'onnx'"),
+        (("--n-random", "0"), "--n-random 0: at least 1, 0 and 1 are needed"),
         (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12, --n-random 19: at least 1, 0 and 1"),
         (
             (

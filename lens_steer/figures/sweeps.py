@@ -268,7 +268,7 @@ def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
     ax.set(
         xscale="log",
         xlabel="KL(unsteered ‖ steered) on harmless prompts (nats a token)",
-        ylabel="harmful requests complied with",
+        ylabel=(NAMES if drawing.notes.get("graded", True) else UNGRADED)["positive_right"],
         ylim=(-0.03, 1.03),
     )
     legend(

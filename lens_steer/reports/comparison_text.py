@@ -274,7 +274,7 @@ def _equal_kl(found: Comparison, n: int) -> Drawing:
         for s in found.evaluation.select
         if s.value is not None and (key := (s.condition, s.variant, s.value)) in kl
     ]
-    return Drawing.of("equal_kl", rows, {"target": found.target, "n": n}, names=names)
+    return Drawing.of("equal_kl", rows, {"target": found.target, "n": n, "graded": found.graded}, names=names)
 
 
 def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:

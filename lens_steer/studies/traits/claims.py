@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,8 @@ class _Study:
             f"{SHARE} under the malicious prompt, {name} less the mean of the draws; rank among the draws",
             f"{BEYOND}; {COHERENT}",
         )
-        names = [TraitCondition(method, ALL, RANDOM).name]
-        drawn = {str(r["condition"]) for r in self.found.draws}
-        i = 2
-        while (further := draw_name(names[0], i)) in drawn:
-            names.append(further)
-            i += 1
+        first, drawn = TraitCondition(method, ALL, RANDOM).name, {r["condition"] for r in self.found.draws}
+        names = [first, *takewhile(drawn.__contains__, (draw_name(first, i) for i in count(2)))]
         own = self.values(name, MALICIOUS_SIDE)
         draws = np.stack([self.values(n, MALICIOUS_SIDE) for n in names])
         e, verdict, spread = against_draws(own, draws, level=self.level, seed=self.seed, seen=self.seen)
