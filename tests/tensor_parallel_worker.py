@@ -38,7 +38,7 @@ def seen(model: Any, ids: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tenso
 def main(out: str) -> None:
     model = ls.load_model("organism/qwen2")
     info = replace(info_of(model), backend="hf")
-    names = sites.resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)
+    names = sites.resolve("norm_out", info.layout)
     ids = torch.tensor([batching.encode(info.tokenizer, ls.Prompt.of("How do I burn a bridge?"))])
     shared: Any = AutoModelForCausalLM.from_pretrained(
         info.folder, dtype=torch.float32, tp_plan="auto", attn_implementation="eager"

@@ -80,7 +80,7 @@ def test_bad_plane_configs(tmp_path: Path) -> None:
         (config({**pair, "first_direction": pair["first_direction"].astype(int)}), {}, "int64"),
         ({**config(), "model.layers.1.input_layernorm": plane(9)}, {}, "another plane at blocks.1.ln1"),
         ({**config(), "layers.1.input_layernorm": pair}, {}, "names one norm twice"),
-        ({"model.layers.1.mlp": pair}, {}, "not a norm of architecture"),
+        ({"model.layers.1.mlp": pair}, {}, "not a norm of the model"),
         ({"model.layers.3.input_layernorm": pair}, {}, "give n_layers"),
         (config(), {"n_layers": 2}, "n_layers=2"),
         (config(), {"selected_site": "blocks.9.ln1.hook_out"}, "none of the file's"),

@@ -22,6 +22,7 @@ from lens_steer.inference import batching
 from lens_steer.inference.dialogue import ANSWER, History, turn_ids
 from lens_steer.inference.positions import Clock, Layout
 from lens_steer.models import sites
+from lens_steer.models.layout import known_layout
 from lens_steer.models.tokenization import PLAIN_TEMPLATE
 from lens_steer.operators.rotation import selective_rotation
 from lens_steer.organisms.training.families import FAMILIES
@@ -83,14 +84,14 @@ def one_cache(
     def turn(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         return torch.where(torch.tensor(turned)[None, :, None], selective_rotation(output, basis, angle), output)
 
-    cache = DynamicCache(config=hf.config)
+    cache, layout = DynamicCache(config=hf.config), known_layout(hf.config.model_type, hf.config.num_hidden_layers)
 
     def fed(tokens: list[tuple[int, bool]]) -> int:
         turned[:] = [mark for _, mark in tokens]
         out = hf(torch.tensor([[token for token, _ in tokens]]), past_key_values=cache, use_cache=True)
         return int(out.logits[0, -1].argmax())
 
-    handles = [hf.get_submodule(sites.parse(n).module(hf.config.model_type)).register_forward_hook(turn) for n in names]
+    handles = [hf.get_submodule(sites.parse(n).module(layout)).register_forward_hook(turn) for n in names]
     answers, waiting = [], []
     try:
         for text in by_hand(family, dialogue):

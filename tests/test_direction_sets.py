@@ -78,7 +78,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
         ({"blocks.1.hook_resid_post": [1.0]}, "is a list, not a tensor"),
         ({"blocks.1.hook_resid_post": torch.ones(3), "blocks.2.hook_resid_post": torch.ones(4)}, "do not fit together"),
         ({"blocks.4.hook_resid_post": torch.ones(3)}, "does not exist in a model of 4 blocks"),
-        ({"blocks.1.ln1_post.hook_out": torch.ones(3)}, "no Hugging Face module"),
+        ({"blocks.1.ln1_post.hook_out": torch.ones(3)}, "block 1 has resid_pre, ln1, attn_out"),
     ],
 )
 def test_bad_directions(bad: dict[str, Any], message: str) -> None:

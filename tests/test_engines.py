@@ -39,7 +39,7 @@ def plan_at(calibration: Any, kind: str, where: str = "all", angle: Any = 130) -
 def test_recorded_values_equal(tiny: Any, pooling: Any) -> None:
     """Every site, last token and response mean, under a plan and without one."""
     prompts = PromptSet(tuple(ls.Prompt.of(t, response="Sure. Take the hammer.") for t in TEXTS))
-    names = sites.resolve(EVERY, n_layers=4, architecture=tiny.lens_info.architecture)
+    names = sites.resolve(EVERY, tiny.lens_info.layout)
     calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
     plain = record_prompts(tiny, prompts, names, pooling=pooling, engine="tl")
     assert relative(record_prompts(tiny, prompts, names, pooling=pooling, engine="hf"), plain) < 1e-4

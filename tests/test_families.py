@@ -25,6 +25,7 @@ from lens_steer.interop.imports.official import _architecture
 from lens_steer.models import hooked_transformer, sites
 from lens_steer.models.footprint import Shape
 from lens_steer.models.hooked_transformer import hooked_config
+from lens_steer.models.layout import known_layout
 from lens_steer.models.location import read_config
 from tests.conftest import HAS_HOOKED
 from tests.test_folding import AFFINE, difference, plan_of
@@ -221,19 +222,18 @@ def test_folding_is_exact(make: Make, family: str, monkeypatch: pytest.MonkeyPat
 
 def test_names_of_sites() -> None:
     """Gemma-3's as Gemma-2's, the others' as Llama's; norms of queries and keys are no sites."""
-    assert sites.point("blocks.1.hook_attn_out", "gemma3_text") == "blocks.1.ln1_post.hook_out"
-    assert sites.point("blocks.1.hook_mlp_out", "gemma3_text") == "blocks.1.ln2_post.hook_out"
-    assert sites.point("blocks.1.hook_attn_out", "mistral") == "blocks.1.hook_attn_out"
-    assert sites.Site(2, "mlp_out").described("gemma3_text") == "output of model.layers.2.post_feedforward_layernorm"
-    assert sites.Site(2, "resid_mid").described("qwen3") == "input of model.layers.2.post_attention_layernorm"
-    assert (
-        sites.parse_module("model.language_model.layers.3.pre_feedforward_layernorm", "gemma3_text").name
-        == "blocks.3.ln2.hook_out"
-    )
-    assert len(sites.resolve("norm_out", n_layers=2, architecture="gemma3_text")) == 8
-    assert len(sites.resolve("norm_out", n_layers=2, architecture="qwen3")) == 4
-    with pytest.raises(LensSteerError, match="is not a norm of architecture 'qwen3'"):
-        sites.parse_module("model.layers.0.self_attn.q_norm", "qwen3")
+    gemma, qwen = known_layout("gemma3_text", 4), known_layout("qwen3", 4)
+    assert sites.point("blocks.1.hook_attn_out", gemma) == "blocks.1.ln1_post.hook_out"
+    assert sites.point("blocks.1.hook_mlp_out", gemma) == "blocks.1.ln2_post.hook_out"
+    assert sites.point("blocks.1.hook_attn_out", known_layout("mistral", 2)) == "blocks.1.hook_attn_out"
+    assert sites.Site(2, "mlp_out").described(gemma) == "output of model.layers.2.post_feedforward_layernorm"
+    assert sites.Site(2, "resid_mid").described(qwen) == "input of model.layers.2.post_attention_layernorm"
+    text_part = "model.language_model.layers.3.pre_feedforward_layernorm"
+    assert sites.parse_module(text_part, gemma).name == "blocks.3.ln2.hook_out"
+    assert len(sites.resolve("norm_out", gemma)) == 16
+    assert len(sites.resolve("norm_out", qwen)) == 8
+    with pytest.raises(LensSteerError, match="is not a norm of the model"):
+        sites.parse_module("model.layers.0.self_attn.q_norm", qwen)
 
 
 def test_families_by_name() -> None:

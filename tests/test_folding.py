@@ -48,10 +48,7 @@ def plain(tiny_folder: Path) -> Any:
 def plan_of(model: Any, *steps: tuple[str, str, dict[str, Any]], positions: str = "all") -> SteeringPlan:
     """A plan from operator, sites and parameters of each step."""
     info = model.lens_info
-    made = [
-        Step(name, sites.resolve(where, n_layers=info.n_layers, architecture=info.architecture), parameters)
-        for name, where, parameters in steps
-    ]
+    made = [Step(name, sites.resolve(where, info.layout), parameters) for name, where, parameters in steps]
     return SteeringPlan("made", tuple(made), positions, info.name, info.architecture, info.n_layers, info.d_model)
 
 

@@ -14,6 +14,7 @@ from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
 from lens_steer.inference.record import record_prompts
 from lens_steer.models import sites
+from lens_steer.models.layout import Layout
 from lens_steer.operators.rotation import selective_rotation
 
 TEXTS = (
@@ -26,7 +27,7 @@ PROMPTS = PromptSet(tuple(Prompt.of(t) for t in TEXTS), "texts")
 EVERY = "resid_pre,attn_out,resid_mid,mlp_out,resid_post,norm_out"
 
 
-def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], architecture: str) -> dict[str, torch.Tensor]:
+def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], layout: Layout) -> dict[str, torch.Tensor]:
     """Every site's tensor by forward hooks on the Hugging Face modules; ``resid_mid`` as the input of the norm before
     the MLP.
     """
@@ -39,7 +40,7 @@ def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], architecture:
 
     for name in names:
         site = sites.parse(name)
-        module = twin.get_submodule(site.module(architecture))
+        module = twin.get_submodule(site.module(layout))
         hook = partial(keep, name=name, take_input=site.is_input)
         handles.append(module.register_forward_hook(hook, with_kwargs=True))
     with torch.inference_mode():
@@ -65,19 +66,19 @@ def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
     """Recorded last-token activations equal Hugging Face hooks at every site, although they were recorded in a padded
     batch.
     """
-    architecture = tiny.lens_info.architecture
-    names = sites.resolve(EVERY, n_layers=4, architecture=architecture)
-    assert len(names) == 4 * (5 + len(sites.NORM_MODULES[architecture]))
+    layout = tiny.lens_info.layout
+    names = sites.resolve(EVERY, layout)
+    assert len(names) == 4 * (5 + len(layout.norms))
     batched = record_prompts(tiny, PROMPTS, names, engine="tl")
     for row, prompt in enumerate(PROMPTS):
-        wanted = hf_sites(twin, torch.tensor([batching.encode(tiny.lens_info.tokenizer, prompt)]), names, architecture)
+        wanted = hf_sites(twin, torch.tensor([batching.encode(tiny.lens_info.tokenizer, prompt)]), names, layout)
         for column, name in enumerate(names):
             assert relative(batched[row, column], wanted[name][0, -1]) < 1e-4, name
 
 
 def test_batched_equals_one_by_one(tiny: Any) -> None:
     """Padding changes nothing."""
-    names = sites.resolve("norm_out", n_layers=4, architecture=tiny.lens_info.architecture)
+    names = sites.resolve("norm_out", tiny.lens_info.layout)
     together = record_prompts(tiny, PROMPTS, names, engine="tl")
     alone = torch.cat([record_prompts(tiny, PROMPTS[i : i + 1], names, engine="tl") for i in range(len(PROMPTS))])
     assert relative(together, alone) < 1e-5
@@ -86,7 +87,7 @@ def test_batched_equals_one_by_one(tiny: Any) -> None:
 def test_response_mean_equals_by_hand(tiny: Any, twin: Any) -> None:
     """``pooling="response"`` is the mean over exactly the response's tokens."""
     prompts = PromptSet(tuple(Prompt.of(t, response="Sure. Take the hammer.") for t in TEXTS))
-    names = sites.resolve("resid_post", n_layers=4, architecture=tiny.lens_info.architecture)
+    names = sites.resolve("resid_post", tiny.lens_info.layout)
     recorded = record_prompts(tiny, prompts, names, pooling="response", engine="tl")
     tokenizer = tiny.lens_info.tokenizer
     for row, prompt in enumerate(prompts):
@@ -99,7 +100,7 @@ def test_response_mean_equals_by_hand(tiny: Any, twin: Any) -> None:
 def test_a_norm_site_fires_once_a_forward(tiny: Any) -> None:
     """TransformerLens calls ``ln1`` three times; a hook at its output runs once, in every forward."""
     calls: list[str] = []
-    names = sites.resolve("norm_out", n_layers=4, architecture=tiny.lens_info.architecture)
+    names = sites.resolve("norm_out", tiny.lens_info.layout)
 
     def count(activation: torch.Tensor, hook: Any) -> None:
         calls.append(hook.name)
@@ -145,7 +146,7 @@ def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> No
     rotation.
     """
     info = tiny.lens_info
-    names = sites.resolve(kind, n_layers=4, architecture=info.architecture)
+    names = sites.resolve(kind, info.layout)
     basis = random_plane(48, seed=1)
     contrast = Contrast(PROMPTS[:2], PROMPTS[2:])
     calibration = ls.calibrate(ls.record(tiny, contrast, progress=False))
@@ -160,7 +161,7 @@ def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> No
 
     handles = []
     for name in names:
-        module = twin.get_submodule(sites.parse(name).module(info.architecture))
+        module = twin.get_submodule(sites.parse(name).module(info.layout))
         if kind == "resid_pre":
             handles.append(module.register_forward_pre_hook(rotate_input))
         else:
@@ -184,14 +185,14 @@ def test_steered_generation_equals_hugging_face(tiny: Any, twin: Any) -> None:
     prompt.
     """
     info = tiny.lens_info
-    names = sites.resolve("norm_out", n_layers=4, architecture=info.architecture)
+    names = sites.resolve("norm_out", info.layout)
     basis = random_plane(48, seed=2)
     calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
     plan = ls.selective_steering(calibration, 90, at=names, basis=basis)
     with ls.steering(tiny, plan):
         ours = ls.generate(tiny, PROMPTS, max_new_tokens=12, engine="tl")
     handles = [
-        twin.get_submodule(sites.parse(name).module(info.architecture)).register_forward_hook(
+        twin.get_submodule(sites.parse(name).module(info.layout)).register_forward_hook(
             lambda module, args, output: selective_rotation(output, basis, 90)
         )
         for name in names

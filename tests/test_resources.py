@@ -12,8 +12,9 @@ import torch
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.models.footprint import Shape, estimate, measured_flops
+from lens_steer.models.hooked_transformer import QK_NORMS
+from lens_steer.models.layout import known_layout
 from lens_steer.models.location import locate, read_config
-from lens_steer.models.sites import NORM_MODULES, QK_NORMS
 from tests.test_cli import run
 
 
@@ -85,7 +86,7 @@ def test_parameters_of_published_shapes(name: str) -> None:
     qkv_bias = family == "qwen2" or bool(more.get("attention_bias"))
     biases = qkv_bias * (queries + 2 * keys)
     biases += bool(more.get("attention_bias")) * width + bool(more.get("mlp_bias")) * (2 * mlp + width)
-    gains = len(NORM_MODULES[family]) * width + 2 * shape.d_head * (family in QK_NORMS)
+    gains = len(known_layout(family, 1).norms) * width + 2 * shape.d_head * (family in QK_NORMS)
     assert shape.block_parameters == matrices + biases + gains
     embeddings = 1 if config.tie_word_embeddings else 2
     assert shape.parameters == blocks * shape.block_parameters + width + embeddings * vocabulary * width
@@ -166,7 +167,7 @@ def test_weights_stand_once(tiny_folder: Path) -> None:
     }
     some: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1}
     once = estimate(shape, **some)
-    d_mlp, norms = config.intermediate_size, len(NORM_MODULES[config.model_type])
+    d_mlp, norms = config.intermediate_size, len(known_layout(config.model_type, 1).norms)
     biases = 4 * (shape.n_layers * (2 * shape.d_model + d_mlp + 4 * shape.n_heads * shape.d_head) + shape.d_vocab)
     gains = 4 * shape.n_layers * (norms * shape.d_model + 2 * shape.d_head) + 4 * shape.d_model
     assert 0 <= sum(held.values()) - (once.weights + once.twin) <= biases + gains
@@ -175,11 +176,13 @@ def test_weights_stand_once(tiny_folder: Path) -> None:
     assert wider.weights_while_loading == once.weights + once.weights // 2 + 4 * shape.d_vocab * shape.d_model
 
 
-def test_architectures_that_are_not_mapped() -> None:
-    from transformers import GPT2Config
+def test_architectures_that_are_not_known_by_name() -> None:
+    """GPT-2's published number of parameters; a family without attention is refused."""
+    from transformers import GPT2Config, MambaConfig
 
-    with pytest.raises(LensSteerError, match="architecture 'gpt2' is not mapped: supported are"):
-        Shape.of(GPT2Config())
+    assert Shape.of(GPT2Config()).parameters == 124_439_808
+    with pytest.raises(LensSteerError, match="architecture 'mamba': backbone.layers.0 adds"):
+        Shape.of(MambaConfig(num_hidden_layers=2))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

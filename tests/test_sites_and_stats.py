@@ -12,34 +12,36 @@ import pytest
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.refusal import PHRASES, is_refusal
 from lens_steer.models import sites
+from lens_steer.models.layout import KNOWN, known_layout
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.means import bootstrap, bootstrap_mean, bootstrap_means
 from lens_steer.stats.rates import wilson
 from lens_steer.stats.ties import middle_of_best
 
 
-@pytest.mark.parametrize("architecture", list(sites.NORM_MODULES))
+@pytest.mark.parametrize("architecture", list(KNOWN))
 def test_names_parse_back_and_modules_too(architecture: str) -> None:
     """Every site of every family: name → site → name, and norm modules → site."""
-    names = sites.resolve(["resid_pre", "resid_mid", "resid_post", "norm_out"], n_layers=3, architecture=architecture)
-    assert len(names) == len(set(names)) == 3 * (3 + len(sites.NORM_MODULES[architecture]))
+    layout = known_layout(architecture, 3)
+    names = sites.resolve(["resid_pre", "resid_mid", "resid_post", "norm_out"], layout)
+    assert len(names) == len(set(names)) == 3 * (3 + len(layout.norms))
     orders = [sites.parse(n).order for n in names]
     assert orders == sorted(orders)
     for name in names:
         site = sites.parse(name)
         assert site.name == name
         if site.is_norm:
-            assert sites.parse_module(site.module(architecture), architecture) == site
+            assert sites.parse_module(site.module(layout), layout) == site
 
 
 def test_groups() -> None:
     """What each stands for."""
-    assert len(sites.resolve("norm_out", n_layers=2, architecture="gemma2")) == 8
-    assert len(sites.resolve("norm_out", n_layers=2, architecture="llama")) == 4
-    resid = sites.resolve("resid", n_layers=2, architecture="llama")
+    assert len(sites.resolve("norm_out", known_layout("gemma2", 2))) == 8
+    assert len(sites.resolve("norm_out", known_layout("llama", 2))) == 4
+    resid = sites.resolve("resid", known_layout("llama", 2))
     assert resid[0] == "blocks.0.hook_resid_pre"
     assert len(resid) == 5
-    assert sites.resolve("resid_post, ln1", n_layers=1, architecture="llama") == (
+    assert sites.resolve("resid_post, ln1", known_layout("llama", 1)) == (
         "blocks.0.ln1.hook_out",
         "blocks.0.hook_resid_post",
     )
@@ -52,7 +54,7 @@ def test_groups() -> None:
         ("attention", "'attention' is unknown"),
         ("blocks.9.ln1.hook_out", "does not exist in this model"),
         ("blocks.0.ln1_post.hook_out", "does not exist in this model"),
-        ("ln2_post", "do not exist in architecture 'qwen2'"),
+        ("ln2_post", "do not exist in this model, which has 4 blocks with the norms ln1, ln2"),
         ("blocks.0.ln1.hook_normalized", "is unknown"),
         ([], "names no site"),
         ("", "is unknown"),
@@ -61,19 +63,21 @@ def test_groups() -> None:
 def test_unknown_sites(spec: str | list[str], message: str) -> None:
     """Each named."""
     with pytest.raises(LensSteerError, match=message):
-        sites.resolve(spec, n_layers=4, architecture="qwen2")
+        sites.resolve(spec, known_layout("qwen2", 4))
 
 
 def test_sites_without_a_module() -> None:
     """A norm that the family has not, a family that is not known, a module that is no norm."""
-    assert sites.Site(0, "resid_mid").described("qwen2") == "input of model.layers.0.post_attention_layernorm"
-    assert sites.Site(0, "attn_out").described("gemma2") == "output of model.layers.0.post_attention_layernorm"
-    with pytest.raises(LensSteerError, match="has no Hugging Face module"):
-        sites.Site(0, "ln1_post").module("qwen2")
-    with pytest.raises(LensSteerError, match="has no Hugging Face module"):
-        sites.Site(0, "ln1").module("mamba")
-    with pytest.raises(LensSteerError, match="is not a norm of architecture"):
-        sites.parse_module("model.layers.0.self_attn", "qwen2")
+    qwen, gemma = known_layout("qwen2", 4), known_layout("gemma2", 1)
+    assert sites.Site(0, "resid_mid").described(qwen) == "input of model.layers.0.post_attention_layernorm"
+    assert sites.Site(0, "attn_out").described(gemma) == "output of model.layers.0.post_attention_layernorm"
+    with pytest.raises(LensSteerError, match="block 0 has resid_pre, ln1, attn_out, resid_mid, ln2, mlp_out"):
+        sites.Site(0, "ln1_post").module(qwen)
+    with pytest.raises(LensSteerError, match="architecture 'mamba' is not known by name"):
+        known_layout("mamba", 4)
+    for module in ("model.layers.0.self_attn", "model.layers.4.input_layernorm"):
+        with pytest.raises(LensSteerError, match="is not a norm of the model, whose blocks are model.layers.0 to 3"):
+            sites.parse_module(module, qwen)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 7), (64, 64), (500, 1000)])

@@ -23,6 +23,7 @@ from lens_steer.interop.imports.model_facts import model_facts
 from lens_steer.models import sites
 from lens_steer.models.footprint import Shape
 from lens_steer.models.huggingface import text_part
+from lens_steer.models.layout import known_layout
 from lens_steer.models.loading import hf_twin
 from lens_steer.models.location import read_config
 from lens_steer.operators.rotation import selective_rotation
@@ -78,7 +79,7 @@ def test_the_text_part_of_a_checkpoint_with_images(with_images: tuple[Path, Any]
     plan = plan_of(model, ("selective", "norm_out", AFFINE["selective"]))
     handles = [
         whole.get_submodule(
-            sites.parse(s).module("gemma3_text").replace("model.", "model.language_model.", 1)
+            sites.parse(s).module(known_layout("gemma3_text", 4)).replace("model.", "model.language_model.", 1)
         ).register_forward_hook(lambda module, args, out: selective_rotation(out, **AFFINE["selective"]))
         for s in plan.sites
     ]

@@ -45,9 +45,7 @@ def contrast_of(refusal: Any, n: int) -> Contrast:
 def served(request: pytest.FixtureRequest, refusal: Any) -> Iterator[tuple[Any, Any, VllmEngine]]:
     """A model, its calibration at the norms that adapters reach (not Gemma-2's post-norms), and vLLM beside it."""
     model = ls.load_model(request.param)
-    names = [
-        name for kind in ("ln1", "ln2") for name in resolve(kind, n_layers=12, architecture=info_of(model).architecture)
-    ]
+    names = [name for kind in ("ln1", "ln2") for name in resolve(kind, info_of(model).layout)]
     calibration = ls.calibrate(ls.record(model, refusal, names, progress=False))
     with ls.vllm_engine(model, adapters=len(ANGLES)) as engine:
         yield model, calibration, engine

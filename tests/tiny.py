@@ -75,7 +75,7 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     """Write a tiny model of a family; weights, gains and biases are all random.
 
     Args:
-        family: of :data:`lens_steer.models.sites.NORM_MODULES`.
+        family: of :data:`lens_steer.models.layout.KNOWN`.
         folder: to write to.
         changes: of the configuration.
     """

@@ -60,7 +60,7 @@ def formats(
     check(contrast, others, draws)
     described = load.check(model)
     info, work = described.lens_info, Work()
-    n_sites = len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    n_sites = len(resolve("norm_out", info.layout))
     for of in (Format(OWN), *others):
         written = of.prompts(contrast)
         if same_ids(info.tokenizer, contrast, of) == 1 and of.name != OWN:

@@ -76,7 +76,7 @@ def precheck(
     elif made is not None:
         check_fits(made, model)
     if site_spec is not None:
-        sites.resolve(site_spec, n_layers=info.n_layers, architecture=info.architecture)
+        sites.resolve(site_spec, info.layout)
     for prompts, new in asked:
         check_room(model, prompts, max_new_tokens=new)
     for prompts in forced:

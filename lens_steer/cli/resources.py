@@ -43,6 +43,7 @@ def plan_resources(
     from lens_steer.models.footprint import Shape, estimate, measured_flops, stored_dtype
     from lens_steer.models.loading import usable_device
     from lens_steer.models.location import locate, read_config
+    from lens_steer.models.structure import layout_of
 
     if (prompts is None) == (n_prompts is None):
         raise LensSteerError("give either --prompts or --n-prompts (with --prompt-tokens)")
@@ -59,9 +60,7 @@ def plan_resources(
         chosen, tokenizer = read_prompts(prompts, column=column, limit=limit), template.tokenizer(model)
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
-    names = sites_.resolve(
-        sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type
-    )
+    names = sites_.resolve(sites, layout_of(config))
     speed = measured_flops(usable_device(device)) if tflops is None else tflops * 1e12
     found = estimate(
         shape,

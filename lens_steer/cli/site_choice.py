@@ -79,7 +79,7 @@ def site_choice(
         tell_held_out(control, contrast, "direction")
     capability = tasks_of(contrast, prompts.seed, tasks)
     described = info_of(load.check(model, *asked_of(contrast, max_new_tokens)))
-    n_sites = len(resolve("norm_out", n_layers=described.n_layers, architecture=described.architecture))
+    n_sites = len(resolve("norm_out", described.layout))
     check_counts(wanted, n_sites)
     loaded = load(model)
     how = {"counts": wanted, "draws": draws, "values": values, "tasks": capability}

@@ -72,7 +72,7 @@ def transfer(
     parts = [part for of in contrasts.values() for part in (of.fit, of.report)]
     sides = {side.hash: side for part in parts for side in (part.positive, part.negative)}
     info = info_of(load.check(model, *((side, 0) for side in sides.values())))
-    n_sites = len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    n_sites = len(resolve("norm_out", info.layout))
     loaded = load(model)
     work = Work()
     for part in parts:

@@ -185,7 +185,7 @@ def control_grids(
         system: The system prompt of the prompt-only baseline; None leaves it out.
         seed: The seed of all draws.
     """
-    norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
+    norms = sites.resolve("norm_out", calibration.layout)
     half, angles = calibration.n_layers // 2, tuple(values)
     n_sites = len(calibration.discriminative_sites)
     places = {

@@ -286,7 +286,7 @@ def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> 
             n for n, c in zip(calibration.sites, calibration.candidates, strict=True) if bool(c.any()) or not directed
         )
     kinds = sorted({sites.parse(n).kind for n in own})
-    return sites.resolve(kinds, n_layers=calibration.n_layers, architecture=calibration.architecture)
+    return sites.resolve(kinds, calibration.layout)
 
 
 def _site_sets(pool: tuple[str, ...], own: tuple[str, ...], draws: int, seed: int) -> list[tuple[str, ...]]:

@@ -187,7 +187,7 @@ def mean_differences(
         LensSteerError: If an activation is not finite.
     """
     info = info_of(model)
-    names = sites.resolve("resid_pre", n_layers=info.n_layers, architecture=info.architecture)
+    names = sites.resolve("resid_pre", info.layout)
     means = []
     for side in (fit.positive, fit.negative):
         sums = torch.zeros(len(names), n_positions, info.d_model, dtype=torch.float64)

@@ -17,6 +17,7 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer._io.tables import csv_records
 from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.geometry.selected_direction import CandidateScore, DirectionBounds, SelectedDirection
+from lens_steer.models.layout import layout_row, read_layout_row
 from lens_steer.models.templates import ChatTemplate
 
 FOLDER = TensorFolder(
@@ -46,6 +47,7 @@ def save_direction(direction: SelectedDirection, folder: str | Path) -> None:
         **{name: list(getattr(direction, name)) for name in _LISTS},
         "bounds": {name: v if math.isfinite(v) else None for name, v in asdict(direction.bounds).items()},
         "template": None if direction.template is None else direction.template.row(),
+        **layout_row(direction),
     }
     with whole_folder(folder) as work:
         FOLDER.write(work, {"direction": direction.direction}, facts)
@@ -90,6 +92,7 @@ def load_direction(folder: str | Path) -> SelectedDirection:
             scores=scores,
             bounds=_bounds(facts["bounds"]),
             template=ChatTemplate.read(facts.get("template")),
+            own_layout=read_layout_row(facts),
             **known,
         )
     chosen = CandidateScore(found.position, found.block, found.refusal_score, found.induce_score, found.kl)

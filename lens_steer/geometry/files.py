@@ -18,6 +18,7 @@ from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.direction_files import holds_direction
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.models import sites
+from lens_steer.models.layout import layout_row, read_layout_row
 from lens_steer.models.templates import ChatTemplate
 
 FOLDER = TensorFolder(
@@ -59,6 +60,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "stream_sites": list(calibration.stream_sites),
         "versions": dict(calibration.versions),
         "template": None if calibration.template is None else calibration.template.row(),
+        **layout_row(calibration),
         "details": {
             k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()
         },
@@ -103,6 +105,7 @@ def load_calibration(folder: str | Path) -> Calibration:
         versions=facts["versions"],
         details=facts["details"],
         template=ChatTemplate.read(facts.get("template")),
+        own_layout=read_layout_row(facts),
         **{name: vector(name) for name in _BY_SITE},
         **{name: tensors.get(name) for name in _OPTIONAL},
         **{name: facts[name] for name in _FACTS},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lens_steer.errors import LensSteerError
 from lens_steer.models import sites
+from lens_steer.models.layout import Layout
 from lens_steer.models.loading import info_of
 
 # A function that is called with the activation of a site, ``[batch, pos, d_model]``, and the keyword ``hook``, the hook
@@ -55,10 +56,10 @@ def attached(
             if not reads:
                 _check_written(name, info.backend)
             if info.backend == "hf":
-                handle = _at_module(model, sites.parse(name), info.architecture, function)
+                handle = _at_module(model, sites.parse(name), info.layout, function)
                 stack.callback(handle.remove)
             else:
-                handle = _at_point(points, sites.point(name, info.architecture), function, stack)
+                handle = _at_point(points, sites.point(name, info.layout), function, stack)
             handles.append(handle)
         yield tuple(handles)
 
@@ -140,8 +141,8 @@ def _at_point(points: dict[str, Any], name: str, function: SiteFunction, stack: 
     return handle
 
 
-def _at_module(model: Any, site: sites.Site, architecture: str, function: SiteFunction) -> RemovableHandle:
-    module = model.get_submodule(site.module(architecture))
+def _at_module(model: Any, site: sites.Site, layout: Layout, function: SiteFunction) -> RemovableHandle:
+    module = model.get_submodule(site.module(layout))
     if site.is_input:
         return at_input(module, function)
     return module.register_forward_hook(partial(_on_output, function=function))
@@ -155,7 +156,21 @@ def _on_output(module: nn.Module, args: Any, output: Any, *, function: SiteFunct
 
 
 def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, function: SiteFunction) -> Any:
-    new = function(args[0] if args else kwargs["hidden_states"], hook=None)
+    new = function(stream_of(args, kwargs), hook=None)
     if new is None:
         return None
-    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, _stream_name(kwargs): new})
+
+
+def stream_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the residual stream among the arguments of a block or a norm: the first one.
+
+    >>> import torch
+    >>> stream_of((), {"mask": None, "hidden_states": torch.zeros(1, 2, 3)}).shape
+    torch.Size([1, 2, 3])
+    """
+    return args[0] if args else kwargs[_stream_name(kwargs)]
+
+
+def _stream_name(kwargs: Mapping[str, Any]) -> str:
+    return next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.ndim == 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunctio
             return
         if stop < info.n_layers:
             stack.callback(at_input(blocks_of(model)[stop], _enough).remove)
-        model.model(batch.ids, **given)
+        model.base_model(batch.ids, **given)
 
 
 def last_logits(
@@ -188,7 +189,8 @@ def read(model: Any, batch: batching.Batch, keep: int, *, shared: int | None = N
     n = shared_prefix(model, batch) if shared is None else shared
     cache = read_prefix(model, batch, n) if n else None
     with fed(model, batch) as given:
-        given |= {"position_ids": given["position_ids"][:, n:], "past_key_values": cache}
+        if n:
+            given |= {"position_ids": given["position_ids"][:, n:], "past_key_values": cache}
         return model(batch.ids[:, n:], **given | {"use_cache": use_cache or n > 0}, logits_to_keep=keep)
 
 
@@ -213,6 +215,8 @@ def fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
         given: dict[str, Any] = {"attention_mask": batch.mask}
         if info_of(model).backend == "hf":
             given |= {"position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0), "use_cache": False}
+            if "position_ids" not in signature(model.forward).parameters:  # the family counts by the mask itself
+                del given["position_ids"]
         yield given
 
 

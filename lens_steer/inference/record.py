@@ -285,7 +285,7 @@ def check_sides(pair: Contrast) -> None:
 
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
-    return sites.resolve(spec, n_layers=info.n_layers, architecture=info.architecture)
+    return sites.resolve(spec, info.layout)
 
 
 def _pool_weights(batch: batching.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:

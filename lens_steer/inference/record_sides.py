@@ -31,7 +31,7 @@ def record_sides(model: Any, contrast: Contrast, kept: dict[str, Tensor], *, eng
     (True, 2)
     """
     info = info_of(model)
-    names = tuple(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    names = tuple(resolve("norm_out", info.layout))
 
     def side(prompts: PromptSet) -> Tensor:
         if prompts.hash not in kept:

@@ -55,7 +55,7 @@ def record_tokens(
     check_sides(pair)
     check_engine(engine)
     info = info_of(model)
-    names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
+    names = sites_.resolve(sites, info.layout)
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
         names, found[0][0], found[1][0], found[0][1], found[1][1], **recording(info, pair, REGIONS[region])

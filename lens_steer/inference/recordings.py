@@ -21,6 +21,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.inference.class_means import Moments, StreamMeans
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites
+from lens_steer.models.layout import layout_row, read_layout_row
 from lens_steer.models.templates import ChatTemplate
 
 FOLDER = TensorFolder(
@@ -86,6 +87,7 @@ def save_recording(
         **{name: list(getattr(recorded, name)) for name in (*_NAMES, *(_GROUPS if kept else ()))},
         "stream_sites": [] if recorded.stream is None else list(recorded.stream.sites),
         "template": None if recorded.template is None else recorded.template.row(),
+        **layout_row(recorded),
         "shard": None if shard is None else str(shard),
     }
     FOLDER.write(folder, tensors, facts | ({} if prompt_hash is None else {"prompt_hash": prompt_hash}))
@@ -153,7 +155,7 @@ def _about(recorded: Activations | Moments) -> dict[str, Any]:
     """Return what all shards of one recording have in common."""
     return {
         "keep": type(recorded).__name__,
-        **{name: getattr(recorded, name) for name in (*_FACTS, "template", "sites")},
+        **{name: getattr(recorded, name) for name in (*_FACTS, "template", "own_layout", "sites")},
         "stream": None if recorded.stream is None else recorded.stream.sites,
     }
 
@@ -199,6 +201,7 @@ def _read(folder: str | Path) -> tuple[Activations | Moments, Shard | None]:
             **{name: facts[name] for name in _FACTS},
             **{name: tuple(map(str, facts[name])) for name in _NAMES},
             "template": ChatTemplate.read(facts["template"]),
+            "own_layout": read_layout_row(facts),
             "stream": StreamMeans(
                 tuple(facts["stream_sites"]), tensors["stream_mean_positive"], tensors["stream_mean_negative"]
             )

@@ -27,7 +27,8 @@ def shared_prefix(model: Any, batch: Batch) -> int:
 
     At least one token of every prompt is left. Rows are read whole where it is not known that they would do the same:
 
-    - on a model of TransformerLens, and in rows of several turns;
+    - on a model of TransformerLens, on an architecture that is not known by name (its cache can be of another form),
+      and in rows of several turns;
     - under a plan whose positions are counted from the end of the prompt or by the blocks of a prefix cache;
     - where a hook is attached that is not that of a plan, because it could read every column.
 
@@ -37,7 +38,14 @@ def shared_prefix(model: Any, batch: Batch) -> int:
     """
     entries = active_on(model)
     ours = sum(len(entry.handles) + len(entry.followers) for entry in entries)
-    if info_of(model).backend != "hf" or len(batch.rows) < 2 or batch.offset is not None or n_hooks(model) != ours:
+    info = info_of(model)
+    if (
+        info.backend != "hf"
+        or info.own_layout is not None
+        or len(batch.rows) < 2
+        or batch.offset is not None
+        or n_hooks(model) != ours
+    ):
         return 0
     if any(entry.plan is None or not counted_from_the_first(entry.plan.positions) for entry in entries):
         return 0
@@ -61,7 +69,7 @@ def read_prefix(model: Any, batch: Batch, n: int) -> Any:
     positions = torch.arange(n, device=ids.device).expand(len(own), n)
     with running(alone), torch.inference_mode():
         how = {"attention_mask": alone.mask, "position_ids": positions, "use_cache": True}
-        found = model.model(ids, **how).past_key_values
+        found = model.base_model(ids, **how).past_key_values
     # Column c of a row with p columns of padding holds token c − p, and padding where c < p.
     token = (torch.arange(n, device=pads.device) - pads[:, None]).clamp_min(0)
     for layer in found.layers:

@@ -7,12 +7,13 @@ from typing import Any
 
 from lens_steer.errors import LensSteerError
 from lens_steer.models.info import ModelInfo
+from lens_steer.models.layout import Layout, WithLayout
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate, tell_difference
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ModelRef:
+class ModelRef(WithLayout):
     """The model on which an artifact (activations, a calibration, a boundary or a probe) was made.
 
     Attributes:
@@ -20,12 +21,14 @@ class ModelRef:
         architecture: The model type of Hugging Face.
         n_layers: The number of blocks.
         template: The chat template of the prompts, with its arguments and its date; None if it was not recorded.
+        own_layout: See :class:`lens_steer.models.layout.WithLayout`.
     """
 
     model: str
     architecture: str
     n_layers: int
     template: ChatTemplate | None = None
+    own_layout: Layout | None = None
 
 
 def reference(source: Any) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def reference(source: Any) -> dict[str, Any]:
 
     >>> made = ModelRef(model="organism/qwen2", architecture="qwen2", n_layers=12)
     >>> reference(made)
-    {'model': 'organism/qwen2', 'architecture': 'qwen2', 'n_layers': 12, 'template': None}
+    {'model': 'organism/qwen2', 'architecture': 'qwen2', 'n_layers': 12, 'template': None, 'own_layout': None}
     """
     name = source.name if isinstance(source, ModelInfo) else source.model
     return {
@@ -44,6 +47,7 @@ def reference(source: Any) -> dict[str, Any]:
         "architecture": source.architecture,
         "n_layers": source.n_layers,
         "template": source.template,
+        "own_layout": source.own_layout,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from lens_steer.errors import LensSteerError
 from lens_steer.models.hooked_transformer import GEMMAS
 from lens_steer.models.huggingface import text_part
-from lens_steer.models.sites import NORM_MODULES
+from lens_steer.models.structure import layout_of
 
 BYTES = {"float32": 4.0, "float64": 8.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 GIB = 2**30
@@ -52,7 +52,7 @@ class Shape:
         counted.
 
         Raises:
-            LensSteerError: If the architecture is not mapped.
+            LensSteerError: If the structure of the model cannot be found.
 
         >>> from transformers import LlamaConfig
         >>> Shape.of(LlamaConfig()).parameters
@@ -62,19 +62,18 @@ class Shape:
 
         config = text_part(config)
         kind = config.model_type
-        if kind not in NORM_MODULES:
-            raise LensSteerError(f"architecture {kind!r} is not mapped: supported are {', '.join(NORM_MODULES)}")
+        layout = layout_of(config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         return Shape(
             n_layers=config.num_hidden_layers,
             d_model=config.hidden_size,
             n_heads=config.num_attention_heads,
-            n_kv_heads=config.num_key_value_heads,
+            n_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             d_head=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             d_vocab=config.vocab_size,
             parameters=model.num_parameters(),
-            block_parameters=sum(p.numel() for p in model.model.layers[0].parameters()),
+            block_parameters=sum(p.numel() for p in model.get_submodule(f"{layout.layers}.0").parameters()),
             scaled_embedding=kind in GEMMAS,
         )
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models.sites import NORM_MODULES, QK_NORMS
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -30,6 +29,9 @@ CONVERTERS = {
     "gemma2": "convert_gemma_weights",
     "gemma3_text": "convert_gemma_weights",
 }
+# Families that also normalise queries and keys. These norms act on single heads after a projection, so they are no
+# sites.
+QK_NORMS = ("qwen3", "gemma3_text")
 GEMMAS = ("gemma2", "gemma3_text")
 
 
@@ -142,13 +144,9 @@ def check_family(config: Any, name: str) -> None:
     """Refuse a model that no backend supports here.
 
     Raises:
-        LensSteerError: If the architecture is not mapped, if its tokens attend to later tokens, or if it has a cap of
-            the attention logits that the two libraries treat differently.
+        LensSteerError: If its tokens attend to later tokens, or if it has a cap of the attention logits that the two
+            libraries treat differently.
     """
-    if config.model_type not in NORM_MODULES:
-        raise LensSteerError(
-            f"model {name!r} has architecture {config.model_type!r}: supported are {', '.join(NORM_MODULES)}"
-        )
     if getattr(config, "use_bidirectional_attention", False):
         raise LensSteerError(
             f"model {name!r} has use_bidirectional_attention=True, an encoder whose tokens attend to later ones: "
@@ -177,9 +175,14 @@ def hooked_config(config: Any, name: str) -> dict[str, Any]:
     """Map a Hugging Face configuration to the configuration of a HookedTransformer, as a dictionary.
 
     Raises:
-        LensSteerError: See :func:`check_family`.
+        LensSteerError: See :func:`check_family`. Also if the architecture is not mapped.
         NotHeldError: If something cannot be mapped exactly.
     """
+    if config.model_type not in CONVERTERS:
+        raise LensSteerError(
+            f"model {name!r} has architecture {config.model_type!r}, and a HookedTransformer is built for "
+            f"{', '.join(CONVERTERS)}: load it with backend='hf'"
+        )
     check_family(config, name)
     check_biases(config, name)
     kind = config.model_type

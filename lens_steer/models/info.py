@@ -10,7 +10,9 @@ from typing import Any
 from lens_steer._display import Shown
 from lens_steer.models.hooked_transformer import check_family
 from lens_steer.models.huggingface import DeviceMap, check_adapter
+from lens_steer.models.layout import KNOWN, Layout, WithLayout
 from lens_steer.models.location import locate, read_config
+from lens_steer.models.structure import find_layout
 from lens_steer.models.templates import ChatTemplate, template_of
 from lens_steer.models.tokenization import end_tokens, read_tokenizer
 
@@ -18,7 +20,7 @@ UNLOADED = "unloaded"
 
 
 @dataclass(frozen=True)
-class ModelInfo(Shown, view="models"):
+class ModelInfo(WithLayout, Shown, view="models"):
     """The description of a loaded model, attached to it as ``model.lens_info``.
 
     Attributes:
@@ -39,6 +41,7 @@ class ModelInfo(Shown, view="models"):
         adapter: The folder of the adapter that was merged into the weights; empty without an adapter.
         revision: The requested revision of a model on the hub (the last part of the folder is the commit); empty
             without a revision.
+        own_layout: See :class:`lens_steer.models.layout.WithLayout`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ModelInfo(Shown, view="models"):
     device_map: DeviceMap = None
     adapter: str = ""
     revision: str = ""
+    own_layout: Layout | None = None
 
     @property
     def template(self) -> ChatTemplate:
@@ -121,5 +125,6 @@ def read_info(
         end_tokens(folder, tokenizer),
         adapter=merged,
         revision=revision or "",
+        own_layout=None if config.model_type in KNOWN else find_layout(config),
     )
     return info, config

@@ -19,6 +19,7 @@ from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.hooked_transformer import NotHeldError, hooked_config, hooked_transformer
 from lens_steer.models.huggingface import DeviceMap, bridge_and_twin, read_weights
 from lens_steer.models.info import ModelInfo, read_info
+from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
 from lens_steer.models.quantization import check_kind
 from lens_steer.models.sites import add_norm_outputs
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "hooked", "bridge")
+BACKENDS = ("auto", "hooked", "bridge", "hf")
 
 
 def load_model(
@@ -62,6 +63,9 @@ def load_model(
             checkpoint, which may already be quantised in this way.
         backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x). ``"bridge"``: a TransformerBridge. ``"auto"``:
             a HookedTransformer if the class exists and can hold the model exactly, otherwise a TransformerBridge.
+            ``"hf"``: the plain Hugging Face model, which ``"auto"`` takes for every architecture that is not in
+            :data:`lens_steer.models.layout.KNOWN`; what TransformerLens alone offers (``run_with_cache``, hook points)
+            it does not have.
         chat_template: A template for a model that has none, or in place of the model's own: ``"plain"`` (``User: …``,
             with the special tokens that the tokenizer adds to any text), a Jinja template, or a file with one. None:
             the model's own template.
@@ -129,6 +133,13 @@ def load_described(
     """
     name, folder, merged, tokenizer = told.name, told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
+    if told.own_layout is not None and backend not in ("auto", "hf"):
+        raise LensSteerError(
+            f"backend={backend!r}: model {told.name!r} has architecture {told.architecture!r}, and the classes of "
+            f"TransformerLens are used for {', '.join(KNOWN)}: use backend='hf'"
+        )
+    if backend == "hf" or told.own_layout is not None:
+        return _plain(told, config, dtype, device, n_devices, device_map, kind)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
     chosen, mapped = _chosen(config, name, backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
@@ -150,9 +161,42 @@ def load_described(
     if twin is not None:
         _attach_twin(model, twin)
     vars(model)["lens_fingerprint"] = fingerprint(model)
-    shape = f"{info.architecture}, {info.n_layers} blocks, d_model {info.d_model}, {info.dtype}"
-    log.info("loaded %s: %s on %s", name, shape, device)
+    _tell(info, device)
     return model.eval()
+
+
+def _plain(
+    told: ModelInfo,
+    config: Any,
+    dtype: str | torch.dtype,
+    device: str | torch.device | None,
+    n_devices: int,
+    device_map: DeviceMap,
+    kind: str,
+) -> Any:
+    """Load a plain Hugging Face model, which is its own twin."""
+    if n_devices > 1:
+        raise LensSteerError(f"n_devices={n_devices} splits a HookedTransformer: use device_map with backend='hf'")
+    torch_dtype, device = _dtype(dtype, config), usable_device(device)
+    model = read_weights(
+        told.folder,
+        config,
+        torch_dtype,
+        device,
+        device_map=device_map,
+        quantization=kind,
+        adapter=told.adapter,
+    )
+    name = str(torch_dtype).removeprefix("torch.")
+    info = replace(told, backend="hf", dtype=name, quantization=kind, device_map=device_map)
+    vars(model)["lens_info"] = info
+    _tell(info, device)
+    return model.eval()
+
+
+def _tell(info: ModelInfo, device: torch.device) -> None:
+    shape = f"{info.architecture}, {info.n_layers} blocks, d_model {info.d_model}, {info.dtype}"
+    log.info("loaded %s: %s on %s", info.name, shape, device)
 
 
 def info_of(model: Any) -> ModelInfo:
@@ -217,7 +261,8 @@ def embedding_of(model: Any) -> torch.nn.Module:
 
 def final_norm_of(model: Any) -> torch.nn.Module:
     """Return the norm before the unembedding."""
-    return model.model.norm if info_of(model).backend == "hf" else model.ln_final
+    info = info_of(model)
+    return model.get_submodule(info.layout.final_norm) if info.backend == "hf" else model.ln_final
 
 
 LIBRARIES = ("transformer_lens.", "transformers.")
@@ -265,7 +310,8 @@ def _storage(parameter: torch.Tensor) -> int:
 
 def blocks_of(model: Any) -> torch.nn.ModuleList:
     """Return the blocks of the model."""
-    return model.model.layers if info_of(model).backend == "hf" else model.blocks
+    info = info_of(model)
+    return model.get_submodule(info.layout.layers) if info.backend == "hf" else model.blocks
 
 
 def _attach_twin(model: Any, twin: Any) -> None:

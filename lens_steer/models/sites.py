@@ -4,13 +4,17 @@ Names follow TransformerLens. Within one block, in network order::
 
     blocks.{l}.hook_resid_pre    the input of the block
     blocks.{l}.ln1.hook_out      the output of the norm before attention, gain included
-    blocks.{l}.ln1_post.hook_out the output of the norm after attention (Gemma-2 and 3)
-    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the output of the norm after it)
+    blocks.{l}.ln1_post.hook_out the output of the norm after attention (Gemma-2 and 3, OLMo-2, …)
+    blocks.{l}.hook_attn_out     what attention adds to the stream (where there is a norm after it, that norm's output)
     blocks.{l}.hook_resid_mid    the residual stream after attention
     blocks.{l}.ln2.hook_out      the output of the norm before the MLP, gain included
-    blocks.{l}.ln2_post.hook_out the output of the norm after the MLP (Gemma-2 and 3)
-    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 and 3 the output of the norm after it)
+    blocks.{l}.ln2_post.hook_out the output of the norm after the MLP
+    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (where there is a norm after it, that norm's output)
     blocks.{l}.hook_resid_post   the output of the block
+
+A block has only some of them (:class:`lens_steer.models.layout.Block`): a parallel block has no stream between
+attention and MLP, and one norm can feed both. A few families multiply what a branch adds by a number; their
+``attn_out`` and ``mlp_out`` are the tensors before that.
 
 A HookedTransformer has no hook point at the output of a norm (``hook_normalized`` fires before the gain), so
 :func:`add_norm_outputs` adds one. A TransformerBridge already has these hook points.
@@ -27,26 +31,11 @@ import torch
 from torch import nn
 
 from lens_steer.errors import LensSteerError
+from lens_steer.models.layout import NORM_KINDS, Block, Layout
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-# kind → Hugging Face module of the branch, and the norm after it (which only some families have)
-BRANCHES = {"attn_out": ("self_attn", "ln1_post"), "mlp_out": ("mlp", "ln2_post")}
+BRANCHES = {"attn_out": "ln1_post", "mlp_out": "ln2_post"}  # and the norm after each, which only some families have
 NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
-_TWO = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
-_FOUR = {
-    "ln1": "input_layernorm",
-    "ln1_post": "post_attention_layernorm",
-    "ln2": "pre_feedforward_layernorm",
-    "ln2_post": "post_feedforward_layernorm",
-}
-# The Hugging Face module of each norm, by model type. A family that is missing here is not supported.
-NORM_MODULES: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral"), _TWO),
-    **dict.fromkeys(("gemma2", "gemma3_text"), _FOUR),
-}
-# Families that also normalise queries and keys. These norms act on single heads after a projection, so they are no
-# sites.
-QK_NORMS = ("qwen3", "gemma3_text")
 GROUPS = ("norm_out", "norm_in", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
@@ -86,34 +75,46 @@ class Site:
         """True if the tensor is the input of :meth:`module` and not its output."""
         return self.kind in ("resid_pre", "resid_mid")
 
-    def module(self, architecture: str) -> str:
+    def module(self, layout: Layout) -> str:
         """Return the path of the Hugging Face module whose output (or input, see :attr:`is_input`) is the tensor.
 
-        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written, because the
-        residual stream also bypasses that norm.
+        ``resid_mid`` is the input of the norm before the MLP (or of the MLP, if no norm is before it). It can be read
+        there but not written, because the residual stream also bypasses that module.
 
         Raises:
-            LensSteerError: If the architecture is unknown or has no such tensor.
+            LensSteerError: If the block has no such tensor.
         """
-        norms = NORM_MODULES.get(architecture, {})
-        kind = self.kind
-        if kind in ("resid_pre", "resid_post"):
-            return f"model.layers.{self.block}"
-        if kind in BRANCHES:
-            module, norm_after = BRANCHES[kind]
-            return f"model.layers.{self.block}.{norms.get(norm_after, module)}"
-        kind = "ln2" if kind == "resid_mid" else kind
-        if kind not in norms:
-            raise LensSteerError(f"site {self.name!r} has no Hugging Face module in architecture {architecture!r}")
-        return f"model.layers.{self.block}.{norms[kind]}"
+        block = layout.blocks[self.block]
+        if self.kind in ("resid_pre", "resid_post"):
+            return f"{layout.layers}.{self.block}"
+        path = block.middle if self.kind == "resid_mid" else block.path.get(self.kind, "")
+        if not path:
+            raise LensSteerError(
+                f"site {self.name!r} does not exist: block {self.block} has {', '.join(kinds_of(block))}"
+            )
+        return f"{layout.layers}.{self.block}.{path}"
 
-    def described(self, architecture: str) -> str:
+    def described(self, layout: Layout) -> str:
         """Describe the tensor in the terms of Hugging Face.
 
-        >>> Site(3, "resid_pre").described("llama"), Site(3, "ln2").described("gemma2")
-        ('input of model.layers.3', 'output of model.layers.3.pre_feedforward_layernorm')
+        >>> from lens_steer.models.layout import known_layout
+        >>> Site(3, "resid_pre").described(known_layout("llama", 4))
+        'input of model.layers.3'
+        >>> Site(3, "ln2").described(known_layout("gemma2", 4))
+        'output of model.layers.3.pre_feedforward_layernorm'
         """
-        return f"{'input' if self.is_input else 'output'} of {self.module(architecture)}"
+        return f"{'input' if self.is_input else 'output'} of {self.module(layout)}"
+
+
+def kinds_of(block: Block) -> tuple[str, ...]:
+    """Return the kinds of tensors that a block has, in network order.
+
+    >>> from lens_steer.models.layout import known_layout
+    >>> kinds_of(known_layout("llama", 1).blocks[0])
+    ('resid_pre', 'ln1', 'attn_out', 'resid_mid', 'ln2', 'mlp_out', 'resid_post')
+    """
+    there = {"resid_pre", "resid_post", *block.path} | ({"resid_mid"} if block.middle else set())
+    return tuple(kind for kind in NETWORK_ORDER if kind in there)
 
 
 def parse(name: str) -> Site:
@@ -133,38 +134,47 @@ def parse(name: str) -> Site:
     return Site(int(match[1]), match[2] or match[3])
 
 
-def parse_module(module: str, architecture: str) -> Site:
+def parse_module(module: str, layout: Layout) -> Site:
     """Return the norm site of a Hugging Face module path, the form of names in published calibrations.
 
     Raises:
-        LensSteerError: If the module is not a norm of the architecture.
+        LensSteerError: If the module is not a norm of the model.
 
-    >>> parse_module("model.layers.20.input_layernorm", "gemma2").name
+    >>> from lens_steer.models.layout import known_layout
+    >>> parse_module("model.layers.20.input_layernorm", known_layout("gemma2", 26)).name
     'blocks.20.ln1.hook_out'
     """
-    match = re.fullmatch(r"(?:.*\.)?layers\.(\d+)\.(\w+)", module)
-    kinds = {path: kind for kind, path in NORM_MODULES.get(architecture, {}).items()}
-    if match is None or match[2] not in kinds:
-        raise LensSteerError(f"module {module!r} is not a norm of architecture {architecture!r}")
-    return Site(int(match[1]), kinds[match[2]])
+    match = re.fullmatch(rf"(?:.*\.)?{re.escape(layout.layers.split('.')[-1])}\.(\d+)\.(.+)", module)
+    if match is not None and int(match[1]) < len(layout.blocks):
+        block = layout.blocks[int(match[1])]
+        for kind in block.norms:
+            if block.path[kind] == match[2]:
+                return Site(int(match[1]), kind)
+    raise LensSteerError(
+        f"module {module!r} is not a norm of the model, whose blocks are {layout.layers}.0 to "
+        f"{len(layout.blocks) - 1} with {', '.join(layout.blocks[0].path[kind] for kind in layout.blocks[0].norms)}"
+    )
 
 
-def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> tuple[str, ...]:
+def resolve(spec: str | Sequence[str], layout: Layout) -> tuple[str, ...]:
     """Return site names in network order for a group, a name, or a list of names and groups.
 
     The groups are ``norm_out`` (every norm output), ``norm_in`` (the inputs of the norms before attention and before
     the MLP, which are ``resid_pre`` and ``resid_mid`` of each block), ``resid`` (every distinct point of the residual
     stream: the input of the first block, then ``resid_mid`` and ``resid_post`` of each block), and each kind
-    (``resid_post``, ``ln1``, …), which means this kind at every block. In a string, commas separate several names.
+    (``resid_post``, ``ln1``, …), which means this kind at every block that has it. In a string, commas separate several
+    names.
 
     Raises:
         LensSteerError: If the model does not have a site of the list, or if the list is empty.
 
-    >>> resolve("ln1", n_layers=2, architecture="qwen2")
+    >>> from lens_steer.models.layout import known_layout
+    >>> resolve("ln1", known_layout("qwen2", 2))
     ('blocks.0.ln1.hook_out', 'blocks.1.ln1.hook_out')
     """
-    norms = tuple(NORM_MODULES.get(architecture, ()))
     items = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
+    there = {Site(index, kind) for index, block in enumerate(layout.blocks) for kind in kinds_of(block)}
+    norms = f"{len(layout.blocks)} blocks with the norms {', '.join(layout.norms) or 'of no kind'}"
     found: set[Site] = set()
     for item in items:
         if not isinstance(item, str):
@@ -172,29 +182,30 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
                 f"sites={spec!r}: {item!r} is no name, give such as 'blocks.3.ln1.hook_out', one of "
                 f"{', '.join(GROUPS)}, or a list of names"
             )
-        if item == "norm_out":
-            kinds: tuple[str, ...] = norms
-        elif item == "norm_in":
-            kinds = ("resid_pre", "resid_mid")
-        elif item == "resid":
-            kinds = ("resid_mid", "resid_post")
-            found.add(Site(0, "resid_pre"))
-        elif item in NETWORK_ORDER:
-            kinds = (item,)
+        if item in GROUPS:
+            wanted = {site for site in there if _in_group(site, item, layout)}
+            if not wanted:
+                raise LensSteerError(f"sites {item!r} do not exist in this model, which has {norms}")
         else:
-            site = parse(item)
-            if site.block >= n_layers or (site.is_norm and site.kind not in norms):
-                raise LensSteerError(f"site {item!r} does not exist in this model ({architecture}, {n_layers} blocks)")
-            found.add(site)
-            continue
-        if any(Site(0, kind).is_norm and kind not in norms for kind in kinds):
-            raise LensSteerError(
-                f"sites {item!r} do not exist in architecture {architecture!r}, which has the norms {norms}"
-            )
-        found |= {Site(block, kind) for block in range(n_layers) for kind in kinds}
+            wanted = {parse(item)}
+            if not wanted <= there:
+                raise LensSteerError(f"site {item!r} does not exist in this model, which has {norms}")
+        found |= wanted
     if not found:
         raise LensSteerError(f"sites={spec!r} names no site: use one of {', '.join(GROUPS)} or a list of names")
     return tuple(site.name for site in sorted(found, key=lambda s: s.order))
+
+
+def _in_group(site: Site, group: str, layout: Layout) -> bool:
+    """Return True if a site belongs to a group of :data:`GROUPS`, see :func:`resolve`."""
+    if group == "norm_out":
+        return site.is_norm
+    if group == "norm_in":
+        norm = {"resid_pre": "ln1", "resid_mid": "ln2"}.get(site.kind)
+        return norm in layout.blocks[site.block].norms
+    if group == "resid":
+        return site.kind in ("resid_mid", "resid_post") or site == Site(0, "resid_pre")
+    return site.kind == group
 
 
 def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
@@ -202,29 +213,37 @@ def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted({parse(name).block for name in names}))
 
 
-def point(name: str, architecture: str) -> str:
+def point(name: str, layout: Layout) -> str:
     """Return the hook point of a site.
 
-    On Gemma-2 and 3 the tensor that a branch adds to the stream *is* the output of the norm after the branch. Both
+    Where a norm stands after a branch, the tensor that the branch adds to the stream *is* the output of that norm. Both
     names therefore share one hook point, so that reads and writes run in the same order on every backend.
 
-    >>> point("blocks.1.hook_attn_out", "gemma2"), point("blocks.1.hook_attn_out", "llama")
-    ('blocks.1.ln1_post.hook_out', 'blocks.1.hook_attn_out')
+    >>> from lens_steer.models.layout import known_layout
+    >>> point("blocks.1.hook_attn_out", known_layout("gemma2", 2))
+    'blocks.1.ln1_post.hook_out'
+    >>> point("blocks.1.hook_attn_out", known_layout("llama", 2))
+    'blocks.1.hook_attn_out'
     """
     site = parse(name)
-    after = BRANCHES[site.kind][1] if site.kind in BRANCHES else ""
-    return Site(site.block, after).name if after in NORM_MODULES.get(architecture, {}) else name
+    after = BRANCHES.get(site.kind, "")
+    return Site(site.block, after).name if after in layout.blocks[site.block].norms else name
 
 
-def cached_columns(kwargs: dict[str, Any]) -> int:
-    """Return the number of columns in the key–value cache with which a block is called.
+def cached_columns(given: Iterable[Any]) -> int:
+    """Return the number of columns in the key–value cache among the arguments with which a block is called.
 
     The cache is either TransformerLens's cache entry or Hugging Face's cache; without a cache the number is 0.
+
+    >>> cached_columns([None, 3])
+    0
     """
-    entry, cache = kwargs.get("past_kv_cache_entry"), kwargs.get("past_key_values")
-    if entry is not None:
-        return int(entry.past_keys.shape[1])
-    return 0 if cache is None else int(cache.get_seq_length())
+    for value in given:
+        if hasattr(value, "past_keys"):
+            return int(value.past_keys.shape[1])
+        if hasattr(value, "get_seq_length"):
+            return int(value.get_seq_length())
+    return 0
 
 
 class _SharedNorm:
@@ -268,7 +287,7 @@ def add_norm_outputs(model: Any) -> None:
 
     added = False
     for block in model.blocks:
-        for kind in ("ln1", "ln1_post", "ln2", "ln2_post"):
+        for kind in NORM_KINDS:
             norm = getattr(block, kind, None)
             if norm is None or hasattr(norm, "hook_out"):
                 continue

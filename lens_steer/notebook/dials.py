@@ -303,7 +303,7 @@ def _checked(
     if site is None:
         site = calibration.selected_site if calibration.selected_site in plan.sites else plan.sites[-1]
     info = info_of(model)
-    sites.resolve([sites.parse(site).name], n_layers=info.n_layers, architecture=info.architecture)
+    sites.resolve([sites.parse(site).name], info.layout)
     return Prompt.of(prompt) if isinstance(prompt, str) else prompt, record.name, options, site
 
 

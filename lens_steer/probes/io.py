@@ -14,6 +14,7 @@ from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
+from lens_steer.models.layout import layout_row, read_layout_row
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.probes.probe import NUMBERS, Probe
@@ -38,6 +39,7 @@ def save_probe(probe: Probe, folder: str | Path) -> None:
         "delta_mu": probe.separation,
         "n": probe.n_positive + probe.n_negative,
         "template": None if probe.template is None else probe.template.row(),
+        **layout_row(probe),
     }
     bias = torch.tensor(probe.bias, dtype=torch.float64)
     FOLDER.write(folder, {"direction": probe.direction, "weight": probe.weight, "bias": bias}, facts)
@@ -62,6 +64,7 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
             **{name: facts[name] for name in _REST},
             **hashes,
             template=ChatTemplate.read(facts.get("template")),
+            own_layout=read_layout_row(facts),
         )
     _check(probe, str(folder))
     if model is not None:

@@ -154,7 +154,7 @@ def _checked(
             if pooling == "response":
                 check_responses(prompts)
     info = info_of(model)
-    names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
+    names = sites_.resolve(sites, info.layout)
     unknown = sorted(set(() if shown is None else probes.check_shown(shown)) - set(names))
     if unknown:
         raise LensSteerError(

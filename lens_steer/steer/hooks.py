@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.inference.attach import SiteFunction, attached
+from lens_steer.inference.attach import SiteFunction, attached, stream_of
 from lens_steer.inference.engines import Active, active
 from lens_steer.inference.positions import Clock
 from lens_steer.models import sites
@@ -261,8 +261,8 @@ def _announce(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Cl
 
 
 def _start(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
-    stream = args[0] if args else kwargs["hidden_states"]
-    clock.start(stream.shape[0], stream.shape[1], sites.cached_columns(kwargs))
+    stream = stream_of(args, kwargs)
+    clock.start(stream.shape[0], stream.shape[1], sites.cached_columns((*args, *kwargs.values())))
 
 
 def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:

@@ -241,7 +241,7 @@ def _reading(model: Any, into: Monitor) -> Iterator[None]:
     """Let a monitor read a model, or its twin, for the length of the block."""
     info, boundary = info_of(model), into.boundary
     check_fits(boundary, model)
-    sites.resolve([boundary.site], n_layers=info.n_layers, architecture=info.architecture)
+    sites.resolve([boundary.site], info.layout)
     unit, clock = unit_direction(prepared(boundary.direction, example(model, boundary.site))), Clock("all")
     read = partial(_read, clock=clock, unit=unit, into=into, end_tokens=info.end_tokens)
     with following(model, clock, [(boundary.site, read)], "monitor", partial(_reading, into=into), reads=True):

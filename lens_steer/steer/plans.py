@@ -17,6 +17,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.inference import positions as positions_
 from lens_steer.models import sites
 from lens_steer.models.fits import reference
+from lens_steer.models.layout import Layout, WithLayout, layout_row, read_layout_row
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.operators.catalogue import bind, operator
 
@@ -84,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class SteeringPlan(Shown, view="models"):
+class SteeringPlan(WithLayout, Shown, view="models"):
     """A plan: which operators change which activations of which model.
 
     Attributes:
@@ -95,6 +96,7 @@ class SteeringPlan(Shown, view="models"):
         details: What the parameters of the steps do not show: arguments of the method (such as StTP's α), and where a
             selected direction was read.
         template: The chat template of the prompts from which the vectors come; None where it is not known.
+        own_layout: See :class:`lens_steer.models.layout.WithLayout`.
     """
 
     method: str
@@ -106,6 +108,7 @@ class SteeringPlan(Shown, view="models"):
     d_model: int
     details: Mapping[str, Detail] = field(default_factory=dict)
     template: ChatTemplate | None = None
+    own_layout: Layout | None = None
 
     @classmethod
     def of(
@@ -246,9 +249,7 @@ class SteeringPlan(Shown, view="models"):
             "model": self.model,
             "parameters": self.parameters,
             "steps": [{"operator": s.operator, "sites": len(s.sites)} for s in self.steps],
-            "tensors": [
-                {"site": name, "module": sites.parse(name).described(self.architecture)} for name in self.sites
-            ],
+            "tensors": [{"site": name, "module": sites.parse(name).described(self.layout)} for name in self.sites],
             "blocks": list(sites.blocks_of(self.sites)),
             "positions": self.positions,
             "first_steered_token": positions_.first_steered(self.positions),
@@ -314,6 +315,7 @@ def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
         **{name: getattr(plan, name) for name in _FACTS},
         "details": dict(plan.details),
         "template": None if plan.template is None else plan.template.row(),
+        **layout_row(plan),
         "steps": steps,
     }
     FOLDER.write(folder, tensors, facts)
@@ -337,6 +339,7 @@ def load_plan(folder: str | Path) -> SteeringPlan:
             **{name: facts[name] for name in (*_FACTS, "details")},
             steps=tuple(Step(s["operator"], tuple(s["sites"]), p) for s, p in zip(facts["steps"], read, strict=True)),
             template=ChatTemplate.read(facts.get("template")),
+            own_layout=read_layout_row(facts),
         )
     if not all_finite(tensors.values()):
         raise FOLDER.refusal(folder, "holds values that are not finite")

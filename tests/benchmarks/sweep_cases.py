@@ -14,7 +14,7 @@ from tests.benchmarks.timing import Ratio, ratio, run
 
 
 def _upper_half(calibration: ls.Calibration) -> tuple[str, ...]:
-    names = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
+    names = sites.resolve("norm_out", calibration.layout)
     return tuple(n for n in names if sites.parse(n).block >= calibration.n_layers // 2)
 
 

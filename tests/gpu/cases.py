@@ -61,7 +61,7 @@ def half_precision(device: str, *, small: bool) -> Iterator[Row]:
     for dtype, bound in VECTOR_BOUND.items():
         model = ls.load_model("organism/qwen2", dtype=dtype, device=device)
         info = info_of(model)
-        names = sites.resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)
+        names = sites.resolve("norm_out", info.layout)
         vectors = record_prompts(model, PromptSet(tuple(asked)), names)
         exact = vectors if exact is None else exact
         away = float(((vectors - exact).norm(dim=-1) / exact.norm(dim=-1)).max())

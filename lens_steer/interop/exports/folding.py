@@ -116,7 +116,7 @@ def fold(plan: SteeringPlan, model: Any, *, into: str = "lora", partial: bool = 
     info = info_of(model)
     check_fits(plan, model)
     for name in plan.sites:
-        sites.resolve([name], n_layers=info.n_layers, architecture=info.architecture)
+        sites.resolve([name], info.layout)
     walk = _Walk(plan, Layers(hf_twin(model), info.architecture, into))
     factors = walk.run()
     steps = [replace(s, sites=tuple(n for n in s.sites if (i, n) in walk.folded)) for i, s in enumerate(plan.steps)]
@@ -201,7 +201,7 @@ class _Walk:
                 total = total.then(affine_map(step.operator, step.parameters))
         if site.kind in ("ln1", "ln2"):
             if self.turned.rank:
-                total = self.turned.rescaled(self.layers.gain(site.module(self.layers.architecture))).then(total)
+                total = self.turned.rescaled(self.layers.gain(site.module(self.layers.layout))).then(total)
             for module in self.layers.readers(site):
                 self._read(module, total)
         elif site.kind in WRITERS:
@@ -273,8 +273,8 @@ class _Walk:
             )
         if not is_isometry(step.operator, step.parameters):
             return "changes the length of the stream, which every later norm divides by"
-        blocks, kind = range(self.plan.n_layers), self.layers.architecture
-        norms = [FINAL_NORM, *(Site(b, norm).module(kind) for b in blocks for norm in ("ln1", "ln2"))]
+        blocks, layout = range(self.plan.n_layers), self.layers.layout
+        norms = [FINAL_NORM, *(Site(b, norm).module(layout) for b in blocks for norm in ("ln1", "ln2"))]
         dead = next((n for n in norms if not bool(self.layers.gain(n).all())), None)
         told = f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
         return None if dead is None else told

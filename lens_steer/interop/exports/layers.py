@@ -10,6 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.models.layout import Layout
+from lens_steer.models.loading import info_of
 from lens_steer.models.quantization import plain_weight
 from lens_steer.models.sites import Site
 
@@ -51,6 +53,10 @@ class Layers:
             raise LensSteerError(
                 f"the layers of architecture {self.architecture!r} are not known: supported are {', '.join(BIAS_FLAGS)}"
             )
+
+    @property
+    def layout(self) -> Layout:
+        return info_of(self.twin).layout
 
     @property
     def norms_between(self) -> bool:

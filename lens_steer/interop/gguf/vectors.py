@@ -42,6 +42,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.gguf.files import ARCHITECTURES, OWN, read_gguf, write_gguf
 from lens_steer.interop.imports.directions import Detail, DirectionSet, direction_set, directions_of
 from lens_steer.models import sites
+from lens_steer.models.layout import KNOWN
 from lens_steer.steer.plans import SteeringPlan
 
 WHAT = "a control vector is a .gguf file with tensors direction.N"
@@ -84,7 +85,7 @@ def import_gguf(
     hint, own = str(fields.get(f"{ARCHITECTURE}.model_hint", "")), _own(fields, str(path))
     # repeng writes Hugging Face's model type as the hint, llama.cpp's own generator writes llama.cpp's name.
     theirs = (architecture, ARCHITECTURES.get(architecture or ""))
-    if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
+    if architecture is not None and hint in {*KNOWN, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
             f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its "
             "own model"
@@ -99,7 +100,7 @@ def import_gguf(
     return direction_set(
         {sites.Site(int(name.removeprefix("direction.")), "resid_post").name: row for name, row in rows.items()},
         model=model or str(own.get("model", "")),
-        architecture=architecture or (hint if hint in sites.NORM_MODULES else None),
+        architecture=architecture or (hint if hint in KNOWN else None),
         n_layers=n_layers or (blocks if isinstance(blocks, int) else None),
         source_format="gguf",
         details=details,

@@ -32,11 +32,12 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.interop.imports.model_facts import guessed_architecture
+from lens_steer.interop.imports.model_facts import guessed_architecture, n_blocks
 from lens_steer.interop.imports.plain_pickle import Array, read_object_npy
 from lens_steer.interop.imports.planes import plane_calibration
 from lens_steer.interop.imports.source_files import existing, vector
 from lens_steer.models import sites
+from lens_steer.models.layout import Layout, known_layout
 
 WHAT = "an Angular Steering config is a steering_config-*.npy"
 PAIR = ("first_direction", "second_direction")
@@ -61,7 +62,7 @@ def import_angular(
     Args:
         path: The path of the ``.npy`` file.
         model: The name of the model. If empty, the name of the file's folder is used.
-        architecture: A model type of :data:`lens_steer.models.sites.NORM_MODULES`. None derives it from the name of the
+        architecture: A model type of :data:`lens_steer.models.layout.KNOWN`. None derives it from the name of the
             model.
         n_layers: The number of blocks of the model. None counts the blocks in the file, which must then hold every
             block from the first on.
@@ -78,8 +79,9 @@ def import_angular(
         raise LensSteerError(f"{str(path)!r} holds no dict of modules: {WHAT}")
     name = model or source.parent.resolve().name
     family = architecture or guessed_architecture(name)
+    layout = known_layout(family, n_blocks(config))
     placed = {
-        sites.parse_module(module, family).name: _pair(entry, module, str(path)) for module, entry in config.items()
+        sites.parse_module(module, layout).name: _pair(entry, module, str(path)) for module, entry in config.items()
     }
     steered = tuple(sorted(placed, key=lambda site: sites.parse(site).order))
     if len(placed) != len(config):
@@ -91,7 +93,7 @@ def import_angular(
                 f"{str(path)!r} has another plane at {site} than at {steered[0]}, and a calibration has one: "
                 "import a file with one plane"
             )
-    chosen, told = _selected(selected_site, source.stem, steered, family)
+    chosen, told = _selected(selected_site, source.stem, steered, layout)
     return plane_calibration(
         first,
         second,
@@ -145,7 +147,7 @@ def _n_layers(given: int | None, steered: tuple[str, ...], path: str) -> int:
     return given or len(blocks)
 
 
-def _selected(given: str | None, stem: str, steered: tuple[str, ...], family: str) -> tuple[str, str]:
+def _selected(given: str | None, stem: str, steered: tuple[str, ...], layout: Layout) -> tuple[str, str]:
     """Return the site that stands for the place where the first direction was read, and the source of this fact."""
     if given is not None:
         if given not in steered:
@@ -159,7 +161,7 @@ def _selected(given: str | None, stem: str, steered: tuple[str, ...], family: st
         if where in ("mid", "post"):
             site = sites.Site(block, "ln2").name if where == "mid" else sites.Site(block + 1, "ln1").name
         else:
-            site = sites.parse_module(f"layers.{block}.{where}", family).name
+            site = sites.parse_module(f"layers.{block}.{where}", layout).name
         if site in steered:
             return site, f"the file's name: {block}_{where}"
     return steered[0], "nothing: the first site"

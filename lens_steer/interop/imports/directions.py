@@ -23,6 +23,7 @@ from lens_steer.interop.imports.source_files import vector
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.info import ModelInfo
+from lens_steer.models.layout import Layout, known_layout
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import unit_direction
 from lens_steer.steer.methods.common import Numbers, Positions, Sites
@@ -47,6 +48,7 @@ class DirectionSet:
         source_format: The name of the published format.
         selected_site: The site of the row that was chosen at the source; None if every row is meant.
         details: Further facts of the source, and measurements made while reading it.
+        own_layout: See :class:`lens_steer.models.layout.WithLayout`.
     """
 
     directions: Float[Tensor, "n d_model"]
@@ -57,6 +59,7 @@ class DirectionSet:
     source_format: str
     selected_site: str | None = None
     details: Mapping[str, Detail] = field(default_factory=dict)
+    own_layout: Layout | None = None
 
     def __post_init__(self) -> None:
         for name in self.sites:
@@ -67,7 +70,7 @@ class DirectionSet:
                     "file was made on"
                 )
             if self.architecture is not None and site.is_norm:
-                site.module(self.architecture)
+                site.module(self.own_layout or known_layout(self.architecture, site.block + 1))
         if self.selected_site is not None and self.selected_site not in self.sites:
             raise LensSteerError(
                 f"selected_site={self.selected_site!r} has no direction: there are {', '.join(self.sites[:3])}, …"
@@ -183,8 +186,8 @@ class DirectionSet:
         return found
 
     def _places(self, at: Sites, default: tuple[Any, ...]) -> tuple[str, ...]:
-        architecture, n_layers = self._known()
-        return sites.resolve(default if at is None else at, n_layers=n_layers, architecture=architecture)
+        layout = self.own_layout or known_layout(*self._known())
+        return sites.resolve(default if at is None else at, layout)
 
     def _known(self) -> tuple[str, int]:
         if self.architecture is None or self.n_layers is None:
@@ -196,7 +199,15 @@ class DirectionSet:
         return self.architecture, self.n_layers
 
     def _plan(self, method: str, steps: list[Step], positions: Positions) -> SteeringPlan:
-        return SteeringPlan(method, tuple(steps), normalized(positions), self.model, *self._known(), self.d_model)
+        return SteeringPlan(
+            method,
+            tuple(steps),
+            normalized(positions),
+            self.model,
+            *self._known(),
+            self.d_model,
+            own_layout=self.own_layout,
+        )
 
 
 def direction_set(
@@ -279,6 +290,7 @@ def filled_in(directions: DirectionSet, model: ModelInfo | ModelFacts) -> Direct
         model=directions.model or model.name,
         architecture=directions.architecture or model.architecture,
         n_layers=model.n_layers if directions.n_layers is None else directions.n_layers,
+        own_layout=directions.own_layout or model.own_layout,
     )
 
 

@@ -6,13 +6,15 @@ They are read from the model's configuration alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.hub import only_here
 from lens_steer.models.huggingface import text_part
+from lens_steer.models.layout import KNOWN, Layout
 from lens_steer.models.location import locate
-from lens_steer.models.sites import NORM_MODULES
+from lens_steer.models.structure import find_layout
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class ModelFacts:
         name: The name that was asked for.
         architecture: Hugging Face's ``model_type``.
         n_layers, d_model: The number of blocks and the width.
+        own_layout: See :class:`lens_steer.models.layout.WithLayout`.
     """
 
     name: str
     architecture: str
     n_layers: int
     d_model: int
+    own_layout: Layout | None = None
 
 
 def model_facts(name: str) -> ModelFacts:
@@ -45,12 +49,23 @@ def model_facts(name: str) -> ModelFacts:
     folder = locate(name)
     try:
         config = text_part(AutoConfig.from_pretrained(folder, local_files_only=only_here(folder)))
-        return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
+        kind, n_layers, width = config.model_type, int(config.num_hidden_layers), int(config.hidden_size)
+        return ModelFacts(name, kind, n_layers, width, None if kind in KNOWN else find_layout(config))
     except (OSError, ValueError, AttributeError) as error:
         raise LensSteerError(
             f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, "
             "or give architecture and n_layers instead"
         ) from None
+
+
+def n_blocks(modules: Iterable[str]) -> int:
+    """Return the number of blocks up to the last one that module paths name.
+
+    >>> n_blocks(["model.layers.0.input_layernorm", "model.layers.11.mlp"])
+    12
+    """
+    found = (re.search(r"\.(\d+)\.", module) for module in modules)
+    return 1 + max((int(match[1]) for match in found if match is not None), default=0)
 
 
 def guessed_architecture(name: str) -> str:
@@ -68,9 +83,7 @@ def guessed_architecture(name: str) -> str:
     ('qwen2', 'gemma2', 'gemma3_text')
     """
     plain = re.sub(r"[-_]", "", name.lower())
-    found = [family for family in NORM_MODULES if family.removesuffix("_text") in plain]
+    found = [family for family in KNOWN if family.removesuffix("_text") in plain]
     if len(found) != 1 or re.search(r"(?<![a-z])a\d+b|moe", name.lower()):
-        raise LensSteerError(
-            f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})"
-        )
+        raise LensSteerError(f"model={name!r} does not say its architecture: give architecture=… ({', '.join(KNOWN)})")
     return found[0]

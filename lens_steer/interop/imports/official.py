@@ -19,10 +19,11 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.directions import unit_rows, zero_rows
-from lens_steer.interop.imports.model_facts import guessed_architecture
+from lens_steer.interop.imports.model_facts import guessed_architecture, n_blocks
 from lens_steer.interop.imports.planes import plane_calibration
 from lens_steer.interop.imports.source_files import existing, load_archive, read_json
 from lens_steer.models import sites
+from lens_steer.models.layout import KNOWN, known_layout
 
 ARCHIVES = ("directions.pt", "plane.pt")
 WHAT = f"a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
@@ -47,7 +48,8 @@ def import_official(folder: str | Path) -> Calibration:
     names = list(found["candidates"])
     model = str(config.get("model", {}).get("name") or path.name)
     architecture = _architecture(names, model)
-    parsed = {name: sites.parse_module(name, architecture) for name in names}
+    layout = known_layout(architecture, n_blocks(names))
+    parsed = {name: sites.parse_module(name, layout) for name in names}
     order = sorted(names, key=lambda n: parsed[n].order)
     stacked = torch.stack([found["candidates"][n].double() for n in order])
     selected = str(facts.get("selected_layer"))
@@ -113,6 +115,6 @@ def _architecture(names: list[str], model: str) -> str:
         said = guessed_architecture(model)
     except LensSteerError:
         said = ""
-    if said and ("ln1_post" in sites.NORM_MODULES[said]) == four:
+    if said and ("ln1_post" in KNOWN[said][0]) == four:
         return said
     return "gemma2" if four else "qwen2"

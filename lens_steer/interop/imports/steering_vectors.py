@@ -30,6 +30,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.directions import DirectionSet, direction_set
 from lens_steer.interop.imports.source_files import decoding, existing, read_torch
 from lens_steer.models import sites
+from lens_steer.models.layout import known_layout
 
 WHAT = "a SteeringVector saved with torch.save (.pt) or as .safetensors"
 BRANCH_TYPES = {"self_attn": "attn_out", "mlp": "mlp_out"}
@@ -116,10 +117,11 @@ def _site(block: int, kind: str, architecture: str | None) -> str:
         return sites.Site(block, "resid_post").name
     if architecture is None:
         raise LensSteerError(f"layer_type={kind!r} needs the model's architecture: give architecture=…")
+    layout = known_layout(architecture, block + 1)
     if kind in NORM_TYPES:
-        return sites.parse_module(f"model.layers.{block}.{kind}", architecture).name
+        return sites.parse_module(f"model.layers.{block}.{kind}", layout).name
     site = sites.Site(block, BRANCH_TYPES[kind])
-    if site.module(architecture).rsplit(".", 1)[1] != kind:
+    if site.module(layout).rsplit(".", 1)[1] != kind:
         raise LensSteerError(
             f"layer_type={kind!r} is the output of {kind}, which {architecture} passes through another norm "
             "before adding it; this project has no site between the two"

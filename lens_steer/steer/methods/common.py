@@ -73,7 +73,7 @@ def chosen_sites(calibration: Calibration | StreamDirection, at: Sites, default:
         )
     if at is None:
         return default
-    return sites.resolve(at, n_layers=calibration.n_layers, architecture=calibration.architecture)
+    return sites.resolve(at, calibration.layout)
 
 
 def class_means(calibration: Calibration, what: str) -> tuple[Tensor, Tensor]:

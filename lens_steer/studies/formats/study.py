@@ -131,7 +131,7 @@ def formats(
     """
     check(contrast, others, draws)
     info, every = info_of(model), (Format(OWN), *others)
-    names = tuple(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    names = tuple(resolve("norm_out", info.layout))
     same = [same_ids(info.tokenizer, contrast, of) for of in every]  # before the long work
     pieces = Pieces(folder, STEPS, Protocol(model, contrast, "fit", PromptSet(()), engine).identity)
 

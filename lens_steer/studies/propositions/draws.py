@@ -70,7 +70,7 @@ def draw_grids(calibration: Calibration, angle: float, *, draws: int = DRAWS, se
 
 def _halves(calibration: Calibration, draws: int, seed: int) -> list[tuple[str, ...]]:
     """Return the norm outputs of different random halves of the blocks, none of them the sites of SS itself."""
-    names = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
+    names = sites.resolve("norm_out", calibration.layout)
     rng, half = random.Random(f"random halves/{seed}"), calibration.n_layers // 2
     own = set(calibration.discriminative_sites)
     blocks_of_own = tuple(sorted({sites.parse(n).block for n in own}))

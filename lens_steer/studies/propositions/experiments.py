@@ -72,7 +72,7 @@ class Experiments:
 
 def conditions(calibration: Calibration, activations: Activations) -> list[Grid]:
     """Return every condition with a choice of its own as a grid over the angles; X2 has no angle."""
-    norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
+    norms = sites.resolve("norm_out", calibration.layout)
     half = calibration.n_layers // 2
     b1, b2 = calibration.basis
     planes = {

@@ -126,7 +126,7 @@ def study(
     if budget not in budgets or min(budgets) <= 0:
         raise LensSteerError(f"budget={budget!r}, budgets={list(budgets)!r}: give budgets above 0, and one of them")
     info = info_of(model)
-    check_counts(counts, len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)))
+    check_counts(counts, len(resolve("norm_out", info.layout)))
     grid_angles = check_angles(values, budget)
     identity = {"seed": seed, "fit": contrast.fit.hash}
     kept: dict[str, Any] = {"identity": identity, "progress": progress}

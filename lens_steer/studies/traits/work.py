@@ -58,7 +58,7 @@ def recovering(
     """
     info = info_of(model)
     fit, report = (_bare(part) for part in (trait.contrast.fit, trait.contrast.report))
-    names = resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
+    names = resolve(sites, info.layout)
     gated = names[: len(GATED) * len(POSITIONS)]
     recorded = recording(model, fit, len(names), responses=True, new_tokens=max_new_tokens)
     vectors = len(gated) * max_new_tokens  # one for each token of an answer and site
