@@ -122,9 +122,7 @@ def test_bad_folders_and_options(tmp_path: Path, tiny_folder: Path) -> None:
     (broken / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(LensSteerError, match=r"config.json cannot be read"):
         ls.load_model(broken)
-    (broken / "config.json").write_text(
-        json.dumps({"model_type": "bert", "is_decoder": True}), encoding="utf-8"
-    )
+    (broken / "config.json").write_text(json.dumps({"model_type": "bert", "is_decoder": True}), encoding="utf-8")
     with pytest.raises(LensSteerError, match="'bert': bert.encoder.layer.0 does not give its input plus what it adds"):
         ls.load_model(broken)
     with pytest.raises(LensSteerError, match="dtype='int8'"):

@@ -21,6 +21,7 @@ from lens_steer.models.huggingface import DeviceMap, bridge_and_twin, read_weigh
 from lens_steer.models.info import ModelInfo, read_info
 from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
+from lens_steer.models.proof import prove, require
 from lens_steer.models.quantization import check_kind
 from lens_steer.models.sites import add_norm_outputs
 
@@ -190,6 +191,10 @@ def _plain(
     name = str(torch_dtype).removeprefix("torch.")
     info = replace(told, backend="hf", dtype=name, quantization=kind, device_map=device_map)
     vars(model)["lens_info"] = info
+    if info.own_layout is not None:
+        rows = prove(model.eval(), info.own_layout)
+        require(rows, info.name)
+        vars(model)["lens_proof"] = rows
     _tell(info, device)
     return model.eval()
 

@@ -153,10 +153,10 @@ def traced(model: nn.Module) -> Trace:
     """Record the forward pass of a model on the meta device over one prompt of :data:`N_TOKENS` tokens.
 
     Masks are looked at by some families, which numbers on the meta device do not allow; so they are given ready-made
-    where the family takes them, in the first of three forms that works.
+    where the family takes them, in the first of a few forms that works.
 
     Raises:
-        RuntimeError, TypeError, ValueError and their like: If the family needs numbers, or other inputs than tokens.
+        Exception: What the first form raised, if none works: whatever a family's own code raises if it needs numbers.
     """
     tokens = torch.zeros(1, N_TOKENS, dtype=torch.long, device="meta")
     mask = torch.zeros(1, 1, N_TOKENS, N_TOKENS, dtype=torch.bfloat16, device="meta")
@@ -166,15 +166,15 @@ def traced(model: nn.Module) -> Trace:
         {"attention_mask": torch.ones_like(tokens)},
         {},
     )
-    for last, form in enumerate(forms, start=1):
+    raised: list[Exception] = []
+    for form in forms:
         try:
             with torch.no_grad(), _quiet(), Trace(model) as trace:
                 model(input_ids=tokens, use_cache=False, **form)
             return trace
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError):
-            if last == len(forms):
-                raise
-    raise AssertionError
+        except Exception as error:
+            raised.append(error)
+    raise raised[0]
 
 
 @contextmanager
