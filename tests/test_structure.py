@@ -74,9 +74,15 @@ def test_what_sets_families_apart() -> None:
     assert first["gemma4_text"].rescaled
     hybrids = {name: [at for _, at in layout.alike()] for name, layout in found.items() if len(layout.alike()) > 1}
     turns = [(0, 1), (2,)]
-    assert hybrids == {"jamba": [(0, 2), (1,)], "lfm2": [(0, 2), (1,)], "qwen3_5_text": turns, "qwen3_next": turns}
+    assert hybrids == {
+        **{"jamba": [(0, 2), (1,)], "lfm2": [(0, 2), (1,)], "llama4_text": [(0, 2), (1,)]},
+        **{"qwen3_5_text": turns, "qwen3_next": turns},
+    }
+    assert [b.flat for b in found["llama4_text"].blocks] == [(), ("mlp_out",), ()]  # experts
+    assert first["opt"].flat == ("ln2", "mlp_out", "resid_mid")
     assert [b.attends for b in found["lfm2"].blocks] == [False, True, False]
-    assert all(b.attends for name, layout in found.items() if name not in hybrids for b in layout.blocks)
+    mixed = set(hybrids) - {"llama4_text"}
+    assert all(b.attends for name, layout in found.items() if name not in mixed for b in layout.blocks)
 
 
 def renamed_llama(draw: torch.Generator) -> tuple[Any, dict[str, str]]:

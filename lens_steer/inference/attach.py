@@ -56,7 +56,7 @@ def attached(
             if not reads:
                 _check_written(name, info.backend)
             if info.backend == "hf":
-                handle = _at_module(model, sites.parse(name), info.layout, function)
+                handle = _at_module(model, sites.parse(name), info.layout, function, stack)
                 stack.callback(handle.remove)
             else:
                 handle = _at_point(points, sites.point(name, info.layout), function, stack)
@@ -141,11 +141,33 @@ def _at_point(points: dict[str, Any], name: str, function: SiteFunction, stack: 
     return handle
 
 
-def _at_module(model: Any, site: sites.Site, layout: Layout, function: SiteFunction) -> RemovableHandle:
+def _at_module(
+    model: Any, site: sites.Site, layout: Layout, function: SiteFunction, stack: ExitStack
+) -> RemovableHandle:
     module = model.get_submodule(site.module(layout))
+    if site.kind in layout.blocks[site.block].flat:
+        function = _by_row(model.get_submodule(f"{layout.layers}.{site.block}"), function, stack)
     if site.is_input:
         return at_input(module, function)
     return module.register_forward_hook(partial(_on_output, function=function))
+
+
+def _by_row(block: nn.Module, function: SiteFunction, stack: ExitStack) -> SiteFunction:
+    """Return a function for an activation ``[batch · pos, d_model]`` that calls the given one with rows of positions.
+
+    The numbers of rows and positions are those of the stream that went into the block.
+    """
+    shape: list[int] = []
+
+    def see(h: Tensor, hook: Any = None) -> None:
+        shape[:] = h.shape
+
+    def by_row(h: Tensor, hook: Any = None) -> Tensor | None:
+        new = function(h.reshape(shape), hook=hook)
+        return None if new is None else new.reshape(h.shape)
+
+    stack.callback(at_input(block, see).remove)
+    return by_row
 
 
 def _on_output(module: nn.Module, args: Any, output: Any, *, function: SiteFunction) -> Any:

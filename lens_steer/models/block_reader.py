@@ -82,16 +82,24 @@ class _Reader:
             if branch.after is not None:
                 modules[after] = branch.after
         parallel = mlp.stream == attention.stream
+        middle = "" if parallel else mlp.before or self._reader_of(mlp.stream)
+        flat = [kind for kind, name in modules.items() if not self._in_rows(self.trace.calls[name].outputs)]
+        flat += ["resid_mid"] if middle and not self._in_rows(self.trace.calls[middle].inputs) else []
         return Block(
             modules=tuple((kind, self._short(name)) for kind, name in modules.items()),
             formulas=tuple((kind, self.formulas[name]) for kind, name in modules.items() if kind.startswith("ln")),
-            middle="" if parallel else self._short(mlp.before or self._reader_of(mlp.stream)),
+            middle=self._short(middle),
             parallel=parallel,
             attends=attention.attends,
             scaled=tuple(out for (_, out, _), b in ((ATTENTION, attention), (MLP, mlp)) if b.scaled),
             others=tuple(self._short(b.module) for b in branches if b not in (attention, mlp)),
             rescaled=rescaled,
+            flat=tuple(flat),
         )
+
+    def _in_rows(self, values: tuple[int, ...]) -> bool:
+        """Return True if the first of some values is of the shape ``[batch, pos, d_model]``."""
+        return len(self.trace.shapes[values[0]]) == 3
 
     def _two(self, branches: list[_Branch], streams: list[int]) -> tuple[_Branch, _Branch]:
         """Return attention and the MLP; further branches are allowed if there is no doubt which of them are these."""

@@ -30,6 +30,7 @@ class Block:
         scaled: The kinds whose tensor is multiplied by a number before it is added to the stream.
         others: Further modules that add to the stream.
         rescaled: True if the whole stream is multiplied by a number at the end of the block.
+        flat: The kinds whose tensor is ``[batch · pos, d_model]`` inside of the block.
     """
 
     modules: tuple[tuple[str, str], ...]
@@ -40,6 +41,7 @@ class Block:
     scaled: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     rescaled: bool = False
+    flat: tuple[str, ...] = ()
 
     @property
     def path(self) -> dict[str, str]:

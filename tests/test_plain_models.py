@@ -1,0 +1,182 @@
+"""Models that are known by structure alone, through the whole library: recording, steering, answers, artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lens_steer as ls
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.record import record_prompts
+from lens_steer.inference.teacher_forcing import first_logits
+from lens_steer.interop.exports.lora import export_lora
+from lens_steer.models import sites
+from tests.further import FURTHER, build_further
+from tests.test_parity import PROMPTS, relative
+
+ALWAYS = ("granite", "olmo2", "falcon", "qwen3_5_text")  # scaled, norms after, parallel and in place, a hybrid
+EVERY = ["norm_out", "resid_pre", "attn_out", "mlp_out", "resid_post"]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in FURTHER],
+)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return ls.load_model(build_further(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def calibration(model: Any) -> Any:
+    return ls.calibrate(ls.record(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
+
+
+def ids_of(model: Any, prompt: Any) -> torch.Tensor:
+    return torch.tensor([batching.encode(model.lens_info.tokenizer, prompt)])
+
+
+def read(model: Any, ids: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Every site's tensor by plain forward hooks on the modules of the layout, as it is when the module gives it."""
+    found: dict[str, torch.Tensor] = {}
+    handles = []
+
+    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, take_input: bool) -> None:
+        tensor = (args[0] if args else kwargs["hidden_states"]) if take_input else output
+        found[name] = (tensor[0] if isinstance(tensor, tuple) else tensor).clone()
+
+    for name in names:
+        site = sites.parse(name)
+        hook = partial(keep, name=name, take_input=site.is_input)
+        module = model.get_submodule(site.module(model.lens_info.layout))
+        handles.append(module.register_forward_hook(hook, with_kwargs=True))
+    with torch.inference_mode():
+        model(ids)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_it_is_a_plain_model_with_a_proof(model: Any) -> None:
+    """``auto`` takes a plain Hugging Face model; every check of its proof holds."""
+    info = model.lens_info
+    assert info.backend == "hf"
+    assert info.own_layout == info.layout
+    assert all(row.error < 1e-5 for row in model.lens_proof)
+    assert type(model).__module__.startswith("transformers.")
+
+
+def test_every_site_equals_plain_hooks(model: Any) -> None:
+    """Recorded last-token activations of a padded batch equal plain hooks on single prompts, at every site."""
+    layout = model.lens_info.layout
+    names = sites.resolve([*EVERY, *(["resid_mid"] if any(b.middle for b in layout.blocks) else [])], layout)
+    assert len(names) == len(set(names)) == sum(len(sites.kinds_of(block)) for block in layout.blocks)
+    batched = record_prompts(model, PROMPTS, names)
+    for row, prompt in enumerate(PROMPTS):
+        wanted = read(model, ids_of(model, prompt), names)
+        for column, name in enumerate(names):
+            assert relative(batched[row, column], wanted[name].reshape(1, -1, 48)[0, -1]) < 1e-4, name
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_written_sites_equal_plain_hooks(model: Any, calibration: Any, kind: str) -> None:
+    """An addition at all sites of a kind under ``steering``, in a padded batch, does what plain hooks do alone."""
+    layout = model.lens_info.layout
+    names = list(sites.resolve(kind, layout))
+    plan = ls.act_add(calibration, 3.0, at=names, direction=calibration.candidates[-1])
+    with ls.steering(model, plan):
+        steered = first_logits(model, PROMPTS)
+    plain = first_logits(model, PROMPTS)
+    with written(model, plan), torch.inference_mode():
+        by_hand = torch.stack([model(ids_of(model, prompt)).logits[0, -1] for prompt in PROMPTS])
+    assert relative(steered, by_hand) < 1e-4
+    assert relative(steered, plain) > 1e-3
+
+
+@contextmanager
+def written(model: Any, plan: Any) -> Iterator[None]:
+    """Plain hooks with the operators of a plan."""
+    with ExitStack() as stack:
+        for name in plan.sites:
+            site, act = sites.parse(name), plan.operator(name)  # which act on vectors, whatever stands before them
+            module = model.get_submodule(site.module(model.lens_info.layout))
+            if site.is_input:
+                hook = module.register_forward_pre_hook(partial(change_input, act=act), with_kwargs=True)
+            else:
+                hook = module.register_forward_hook(partial(change_output, act=act))
+            stack.callback(hook.remove)
+        yield
+
+
+def change_output(module: Any, args: Any, output: Any, *, act: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    return (act(output[0]), *output[1:]) if isinstance(output, tuple) else act(output)
+
+
+def change_input(module: Any, args: Any, kwargs: Any, *, act: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if args:
+        return (act(args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": act(kwargs["hidden_states"])}
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated", "prompt[-1]+generated[:2]"])
+def test_answers(model: Any, calibration: Any, positions: str) -> None:
+    """Under a plan with a cache as without, and in a batch as alone."""
+    plan = ls.selective_steering(calibration, 150, at="norm_out", positions=positions)
+    with ls.steering(model, plan):
+        cached = ls.generate(model, PROMPTS, max_new_tokens=6)
+        assert ls.generate(model, PROMPTS, max_new_tokens=6, kv_cache=False) == cached
+        assert [ls.generate(model, [prompt], max_new_tokens=6)[0] for prompt in PROMPTS] == cached
+
+
+@pytest.mark.parametrize("method", ["selective_steering", "standard_angular", "adaptive_angular", "identity"])
+def test_operators_reach_the_model(model: Any, calibration: Any, method: str) -> None:
+    """Rotations change the logits; at the identity nothing changes, to the last bit."""
+    name, value = ("selective_steering", 0) if method == "identity" else (method, 150)
+    plain = first_logits(model, PROMPTS)
+    with ls.steering(model, getattr(ls, name)(calibration, value, at="norm_out"), tell=False):
+        steered = first_logits(model, PROMPTS)
+    assert torch.equal(steered, plain) if method == "identity" else relative(steered, plain) > 1e-4
+
+
+def test_artifacts_keep_the_layout(model: Any, calibration: Any, tmp_path: Path) -> None:
+    """Saved and loaded, a calibration, a plan and a recording know the sites of the model they were made on."""
+    layout = model.lens_info.layout
+    ls.save_calibration(calibration, tmp_path / "calibration")
+    loaded = ls.load_calibration(tmp_path / "calibration")
+    assert loaded.layout == layout
+    plan = ls.selective_steering(loaded, 150, at="norm_out")
+    ls.save_plan(plan, tmp_path / "plan")
+    again = ls.load_plan(tmp_path / "plan")
+    assert again == plan
+    assert again.layout == layout
+    assert again.describe()["tensors"][0]["module"].startswith(f"output of {layout.layers}.0.")
+    recorded = ls.record(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False)
+    ls.save_recording(recorded, tmp_path / "recording")
+    assert ls.load_recording(tmp_path / "recording").layout == layout
+    probe = ls.fit_probe(recorded, recorded.sites[-1])
+    ls.save_probe(probe, tmp_path / "probe")
+    assert ls.load_probe(tmp_path / "probe", model).layout == layout
+    with ls.steering(model, again):
+        assert len(ls.generate(model, PROMPTS[:1], max_new_tokens=2)) == 1
+
+
+def test_what_only_transformer_lens_has(model: Any) -> None:
+    """Another backend and export of adapters: a line that names what is possible."""
+    folder = model.lens_info.folder
+    for backend in ("hooked", "bridge"):
+        with pytest.raises(LensSteerError, match=f"backend='{backend}': .* has architecture .*: use backend='hf'"):
+            ls.load_model(folder, backend=backend)
+
+
+def test_adapters_are_refused(model: Any, calibration: Any, tmp_path: Path) -> None:
+    """No weights are folded into layers that are not known, experts among them."""
+    plan = ls.selective_steering(calibration, 150, at="norm_out")
+    with pytest.raises(LensSteerError, match="the layers of architecture .* are not known"):
+        export_lora(plan, model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
