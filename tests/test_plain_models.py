@@ -15,7 +15,7 @@ import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.record import record_prompts
-from lens_steer.inference.teacher_forcing import first_logits
+from lens_steer.inference.teacher_forcing import first_logits, response_logits, with_responses
 from lens_steer.interop.exports.lora import export_lora
 from lens_steer.models import sites
 from tests.further import FURTHER, build_further
@@ -142,6 +142,18 @@ def test_operators_reach_the_model(model: Any, calibration: Any, method: str) ->
     with ls.steering(model, getattr(ls, name)(calibration, value, at="norm_out"), tell=False):
         steered = first_logits(model, PROMPTS)
     assert torch.equal(steered, plain) if method == "identity" else relative(steered, plain) > 1e-4
+
+
+def test_divergence_equals_that_of_whole_logits(model: Any, calibration: Any) -> None:
+    """Token by token, from the unembedding in slices, as from the logits that the model itself gives."""
+    plan, responses = ls.selective_steering(calibration, 150, at="norm_out"), ["The sky is blue", "Five"]
+    found = ls.token_divergence(model, plan, PROMPTS[:2], responses, slice_size=100)
+    asked = with_responses(PROMPTS[:2], responses)
+    plain = {row: logits.double().log_softmax(-1) for row, logits, _ in response_logits(model, asked)}
+    with ls.steering(model, plan):
+        steered = {row: logits.double().log_softmax(-1) for row, logits, _ in response_logits(model, asked)}
+    wanted = torch.cat([(plain[r].exp() * (plain[r] - steered[r])).sum(-1)[: len(plain[r])] for r in sorted(plain)])
+    assert torch.allclose(torch.as_tensor(found.kl).double(), wanted, rtol=1e-3, atol=1e-8)
 
 
 def test_artifacts_keep_the_layout(model: Any, calibration: Any, tmp_path: Path) -> None:

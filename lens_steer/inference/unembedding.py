@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lens_steer.inference.attach import standing_in
 from lens_steer.models.loading import info_of
+from lens_steer.models.logits import soft_cap
 from lens_steer.operators.exact import exact, exact_device
 
 MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")
@@ -30,22 +31,26 @@ class Unembedding:
     Attributes:
         weight: One row per vocabulary entry; a view of the model's weight.
         bias: One number per vocabulary entry; None if the model has no bias.
+        scale: The number that the output of the weight is multiplied by before the cap.
         soft_cap: The cap c of ``c · tanh(logits / c)``, as in Gemma-2; None if the logits are not capped.
     """
 
     weight: Float[Tensor, "d_vocab d_model"]
     bias: Float[Tensor, " d_vocab"] | None = None
     soft_cap: float | None = None
+    scale: float = 1.0
 
     @staticmethod
     def of(model: Any) -> Unembedding:
         """Return the unembedding of a model, on any backend."""
         head = unembedding_module(model)
         if info_of(model).backend == "hf":
-            weight, bias, cap = head.weight, head.bias, getattr(model.config, "final_logit_softcapping", None)
+            weight, bias, cap = head.weight, head.bias, soft_cap(model.config)
         else:
             weight, bias, cap = head.W_U.T, head.b_U, getattr(model.cfg, "output_logits_soft_cap", None)
-        return Unembedding(weight.detach(), None if bias is None else bias.detach(), cap if cap and cap > 0 else None)
+        bias = None if bias is None else bias.detach()
+        scale = vars(model).get("lens_logit_scale", 1.0)
+        return Unembedding(weight.detach(), bias, cap if cap and cap > 0 else None, scale)
 
     def logits(self, states: Float[Tensor, "n d_model"], entries: slice) -> Float[Tensor, "n slice"]:
         """Return the logits of some vocabulary entries in float64.
@@ -56,6 +61,7 @@ class Unembedding:
         tensor([[0.9242, 0.9242]], dtype=torch.float64)
         """
         found = nn.functional.linear(states, self.weight[entries], None if self.bias is None else self.bias[entries])
+        found = found if self.scale == 1 else found * self.scale
         capped = found if self.soft_cap is None else self.soft_cap * torch.tanh(found / self.soft_cap)
         return exact(capped)
 

@@ -21,6 +21,7 @@ from lens_steer.models.huggingface import DeviceMap, bridge_and_twin, read_weigh
 from lens_steer.models.info import ModelInfo, read_info
 from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
+from lens_steer.models.logits import logit_scale
 from lens_steer.models.proof import prove, require
 from lens_steer.models.quantization import check_kind
 from lens_steer.models.sites import add_norm_outputs
@@ -195,6 +196,7 @@ def _plain(
         rows = prove(model.eval(), info.own_layout)
         require(rows, info.name)
         vars(model)["lens_proof"] = rows
+        vars(model)["lens_logit_scale"] = logit_scale(model)
     _tell(info, device)
     return model.eval()
 

@@ -1,0 +1,59 @@
+"""From the output of the unembedding to the logits: a family can multiply it by a number, and cap it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+
+TOKENS = 5
+
+
+def soft_cap(config: Any) -> float | None:
+    """Return the cap c of ``c · tanh(logits / c)``; None if the logits are not capped.
+
+    >>> from transformers import Gemma2Config, LlamaConfig
+    >>> soft_cap(Gemma2Config()), soft_cap(LlamaConfig())
+    (30.0, None)
+    """
+    found = getattr(config, "final_logit_softcapping", None)
+    return found if found and found > 0 else None
+
+
+def logit_scale(model: Any) -> float:
+    """Return the number by which a model multiplies the output of its unembedding, measured on a short prompt.
+
+    Args:
+        model: A plain Hugging Face model, on which nothing is attached.
+
+    Raises:
+        LensSteerError: If the logits are no multiple of that output.
+
+    >>> import lens_steer as ls
+    >>> round(logit_scale(ls.hf_twin(ls.load_model("organism/gemma2"))), 6)
+    1.0
+    """
+    found: list[Tensor] = []
+    head, cap = model.get_output_embeddings(), soft_cap(model.config.get_text_config())
+    ids = torch.arange(TOKENS)[None].to(model.device) % model.config.get_text_config().vocab_size
+    handle = head.register_forward_hook(lambda module, args, output: found.append(output.detach().double().clone()))
+    try:
+        with torch.inference_mode():
+            logits = model(ids, use_cache=False).logits.double()
+    finally:
+        handle.remove()
+    if cap is not None:
+        logits = cap * torch.atanh((logits / cap).clamp(-1 + 1e-12, 1 - 1e-12))
+    raw = found[-1].reshape(logits.shape)
+    usual = raw.abs() <= (0.5 * cap if cap is not None else torch.inf)  # near the cap rounding is large
+    scale = float((raw * logits)[usual].sum() / raw.square()[usual].sum())
+    error = float((scale * raw - logits)[usual].norm() / logits[usual].norm())
+    if not error < 1e-2:
+        raise LensSteerError(
+            f"the logits of {type(model).__name__} are no multiple of what its unembedding gives (relative error "
+            f"{error:.2g}): divergence token by token needs that"
+        )
+    return 1.0 if abs(scale - 1) < 1e-2 else scale
