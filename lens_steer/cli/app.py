@@ -29,6 +29,7 @@ from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import site_choice as cli_site_choice
 from lens_steer.cli import steering as cli_steering
+from lens_steer.cli import structure as cli_structure
 from lens_steer.cli import sweeping as cli_sweeping
 from lens_steer.cli import tokens as cli_tokens
 from lens_steer.cli import transfer as cli_transfer
@@ -75,6 +76,7 @@ for further_command in (
     *cli_conversation.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,
+    *cli_structure.COMMANDS,
 ):
     app.command()(further_command)
 for import_name, import_command in cli_import.COMMANDS.items():

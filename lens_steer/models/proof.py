@@ -48,7 +48,11 @@ class ProofRow:
 
 
 class ProofError(LensSteerError):
-    """The error for a model on which a check failed; it names the row."""
+    """The error for a model on which a check failed; it names the row, and holds all rows."""
+
+    def __init__(self, message: str, rows: Sequence[ProofRow]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 def prove(model: Any, layout: Layout, *, seed: int = 0) -> tuple[ProofRow, ...]:
@@ -105,7 +109,8 @@ def require(rows: Sequence[ProofRow], name: str) -> None:
             at = f" at {row.where}" if row.where else ""
             raise ProofError(
                 f"model {name!r} is not built as was found: '{row.check}' fails{at} (relative error {row.error:.2g}, "
-                f"allowed {row.bound:g}); 'lens-steer check' shows every check"
+                f"allowed {row.bound:g}); 'lens-steer check' shows every check",
+                rows,
             )
 
 

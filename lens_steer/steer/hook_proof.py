@@ -1,0 +1,103 @@
+"""The proof that hooks see and change what a layout says, on any backend; :mod:`lens_steer.models.proof` is the other
+half.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.batching import encode
+from lens_steer.inference.record import record_prompts
+from lens_steer.inference.teacher_forcing import first_logits
+from lens_steer.models.loading import hf_twin, info_of
+from lens_steer.models.proof import BOUNDS, ProofRow
+from lens_steer.models.sites import kinds_of, parse, resolve
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.plans import SteeringPlan, Step
+
+PROMPTS = ("Hi.", "What is 4 plus 3?", "Name a colour of the sky.", "Tell me, in one short sentence, what rain is.")
+
+
+def prove_hooks(model: Any) -> tuple[ProofRow, ...]:
+    """Check the hooks of a model on four short prompts.
+
+    The checks: what is recorded at every site, in a padded batch, equals what plain hooks on the modules of the Hugging
+    Face model see for single prompts; an addition of zero at every norm output changes no bit of the logits; an
+    addition at each kind of sites changes them.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`, with no plan in force.
+
+    Returns:
+        One row a check, in this order.
+
+    >>> import lens_steer as ls
+    >>> [row.holds for row in prove_hooks(ls.load_model("organism/llama"))]
+    [True, True, True]
+    """
+    info = info_of(model)
+    bound, engine = BOUNDS.get(info.dtype, BOUNDS["bfloat16"]), "hf" if info.backend == "hf" else "tl"
+    prompts = PromptSet(tuple(Prompt.of(text) for text in PROMPTS), "proof")
+    kinds = {kind for block in info.layout.blocks for kind in kinds_of(block)}
+    names = resolve(sorted(kinds), info.layout)
+    recorded = record_prompts(model, prompts, names, engine=engine)
+    worst = ("", 0.0)
+    for row, prompt in enumerate(prompts):
+        seen = _plain(hf_twin(model), prompt, names)
+        errors = {name: _error(recorded[row, column], seen[name]) for column, name in enumerate(names)}
+        worst = max(worst, *errors.items(), key=lambda found: found[1])
+    plain = first_logits(model, prompts, engine=engine)
+    norms = [name for name in names if parse(name).is_norm]
+    zero = _error(_under(model, prompts, norms, 0.0, engine), plain)
+    deaf = [
+        kind
+        for kind in sorted(kinds)
+        if (kind != "resid_mid" or info.backend == "hooked")  # elsewhere it is read only
+        and not bool((_under(model, prompts, resolve(kind, info.layout), 1.0, engine) != plain).any())
+    ]
+    return (
+        ProofRow("every site, in a batch = plain hooks, alone", worst[1], bound, worst[0]),
+        ProofRow("a step of zero changes no bit", zero, 0.0),
+        ProofRow("a step at each kind of sites reaches the logits", float(len(deaf)), 0.0, ", ".join(deaf)),
+    )
+
+
+def _plain(twin: Any, prompt: Prompt, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return what plain hooks see at the last token of a prompt."""
+    found: dict[str, Tensor] = {}
+
+    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, given: bool) -> None:
+        value = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)) if given else output
+        value = value[0] if isinstance(value, tuple) else value
+        found[name] = value.reshape(-1, value.shape[-1])[-1].detach().float().cpu().clone()
+
+    info = info_of(twin)
+    ids = torch.tensor([encode(info.tokenizer, prompt)], device=twin.device)
+    with ExitStack() as stack, torch.inference_mode():
+        for name in names:
+            site = parse(name)
+            hook = partial(keep, name=name, given=site.is_input)
+            module = twin.get_submodule(site.module(info.layout))
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        twin(ids, use_cache=False)
+    return found
+
+
+def _under(model: Any, prompts: PromptSet, names: Any, coefficient: float, engine: str) -> Tensor:
+    """Return the logits of the first tokens under an addition of a fixed vector, times a coefficient."""
+    info = info_of(model)
+    vector = torch.randn(info.d_model, generator=torch.Generator().manual_seed(0))
+    step = Step("add", tuple(names), {"direction": vector, "coefficient": coefficient})
+    with steering(model, SteeringPlan.of(info, "act-add", [step]), tell=False):
+        return first_logits(model, prompts, engine=engine)
+
+
+def _error(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
