@@ -14,7 +14,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-real test-ray test-vllm test-tl4 verify compare traits probes externalities real real-quick bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-real test-ray test-vllm test-tl4 verify compare traits probes externalities real real-quick families bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -84,6 +84,9 @@ real: $(INSTALLED)  ## every study on a real model (a night each on two cores; g
 
 real-quick: $(INSTALLED)  ## the same, smaller (under 45 minutes); fails where a verdict is not the committed one
 	$(BIN)/python -m analyses.real --quick --page docs/results/real-models.md README.md
+
+families: $(INSTALLED)  ## which architectures of Transformers have a layout, and the proof on real models where LENS_STEER_REAL_MODELS names a folder, into figures/families and the docs
+	$(BIN)/python -m analyses.families --again --out figures/families --page docs/guides/other-families.md $(if $(LENS_STEER_REAL_MODELS),--models $(LENS_STEER_REAL_MODELS) --check qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct smollm2-135m-instruct gemma-3-270m)
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and docs/performance.md
 	$(BIN)/python -m tests.benchmarks --out figures --page docs/performance.md
