@@ -86,7 +86,7 @@ real-quick: $(INSTALLED)  ## the same, smaller (under 45 minutes); fails where a
 	$(BIN)/python -m analyses.real --quick --page docs/results/real-models.md README.md
 
 families: $(INSTALLED)  ## which architectures of Transformers have a layout, and the proof on real models where LENS_STEER_REAL_MODELS names a folder, into figures/families and the docs
-	$(BIN)/python -m analyses.families --again --out figures/families --page docs/guides/other-families.md $(if $(LENS_STEER_REAL_MODELS),--models $(LENS_STEER_REAL_MODELS) --check qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct smollm2-135m-instruct gemma-3-270m)
+	$(BIN)/python -m analyses.families --again --out figures/families $(if $(LENS_STEER_REAL_MODELS),--models $(LENS_STEER_REAL_MODELS) --check qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct smollm2-135m-instruct gemma-3-270m) --page docs/guides/other-families.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and docs/performance.md
 	$(BIN)/python -m tests.benchmarks --out figures --page docs/performance.md

@@ -23,6 +23,8 @@ from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.layout import Layout
 from lens_steer.models.structure import find_layout
+from lens_steer.models.templates import template_of
+from lens_steer.models.tokenization import read_tokenizer
 
 BEFORE, AFTER = {"ln1", "ln2"}, {"ln1_post", "ln2_post"}
 
@@ -35,7 +37,7 @@ def searched() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         try:
-            config = CONFIG_MAPPING[name]().get_text_config()
+            config = CONFIG_MAPPING[name]()
         except Exception as error:  # a configuration without defaults
             found[name] = {"refused": f"it has no default configuration: {first_line(error)}"}
             continue
@@ -99,6 +101,8 @@ def checked(models: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     done = []
     for name in models:
         command = [sys.executable, "-m", "lens_steer", "check", "--model", str(folder / name)]
+        if not template_of(read_tokenizer(str(folder / name))).text:  # a base model
+            command += ["--chat-template", "plain"]
         told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         done.append(json.loads(told.stdout) | {"model": name})
     return done

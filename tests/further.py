@@ -48,7 +48,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "falcon": {"alibi": False},  # parallel, and it changes the output of its MLP in place
     "falcon_h1": {  # a state space beside attention
         **{"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8},
-        "mamba_chunk_size": 8,
+        **{"mamba_chunk_size": 8, "attention_out_multiplier": 0.7, "ssm_out_multiplier": 0.5},
     },
     "gemma": HEADS,
     "gemma4_text": HEADS  # three branches, and the stream is multiplied

@@ -14,10 +14,13 @@ import torch
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
+from lens_steer.inference.continuations import continuation_logs
+from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.record import record_prompts
 from lens_steer.inference.teacher_forcing import first_logits, response_logits, with_responses
 from lens_steer.interop.exports.lora import export_lora
 from lens_steer.models import sites
+from lens_steer.steer.value_sweep import logits_by_value
 from tests.further import FURTHER, build_further
 from tests.test_parity import PROMPTS, relative
 
@@ -156,6 +159,44 @@ def test_divergence_equals_that_of_whole_logits(model: Any, calibration: Any) ->
     assert torch.allclose(torch.as_tensor(found.kl).double(), wanted, rtol=1e-3, atol=1e-8)
 
 
+def test_what_runs_a_cache_or_begins_at_a_block(model: Any, calibration: Any) -> None:
+    """Values that are swept from the first steered block on, prompts that are read once, continuations: all equal to
+    whole forwards.
+    """
+    layout = model.lens_info.layout
+    name = sites.Site(len(layout.blocks) - 1, layout.blocks[-1].norms[-1]).name
+    asked = with_responses(PROMPTS, ["The sky is blue", "Five", "No", "It rains often here"])
+    whole = {row: logits for row, logits, _ in response_logits(model, asked)}
+    for row, logits, _ in PromptCache(model).response_logits(PROMPTS, [p.response for p in asked]):
+        assert relative(logits, whole[row]) < 1e-4
+    logs = continuation_logs(model, PROMPTS, [[p.response for p in asked]])[0]
+    ids = {row: ids for row, _, ids in response_logits(model, asked)}
+    for row, logits in whole.items():
+        wanted = logits.double().log_softmax(-1).gather(-1, ids[row][:, None]).sum()
+        assert float(wanted) == pytest.approx(logs[row], rel=1e-4)
+
+    def build(angle: Any) -> Any:
+        return ls.selective_steering(calibration, angle, at=name)
+
+    for row, value, logits, _ in logits_by_value(model, build, [90.0, 200.0], asked):
+        if value is None:
+            assert relative(logits, whole[row]) < 1e-4
+            continue
+        with ls.steering(model, build([90.0, 200.0][value])):
+            steered = {r: x for r, x, _ in response_logits(model, asked)}
+        assert relative(logits, steered[row]) < 1e-4
+
+
+def test_dialogues(model: Any, calibration: Any) -> None:
+    """The first turn is answered as a prompt by itself, the second one after it."""
+    plan = ls.selective_steering(calibration, 150, at="norm_out")
+    turns = ("What is 4 plus 3?", "Name a colour.")
+    with ls.steering(model, plan):
+        answers = ls.converse(model, ls.Dialogue(turns), max_new_tokens=4)[0]
+        assert ls.generate(model, [turns[0]], max_new_tokens=4) == answers[:1]
+    assert len(answers) == 2
+
+
 def test_artifacts_keep_the_layout(model: Any, calibration: Any, tmp_path: Path) -> None:
     """Saved and loaded, a calibration, a plan and a recording know the sites of the model they were made on."""
     layout = model.lens_info.layout
@@ -174,6 +215,7 @@ def test_artifacts_keep_the_layout(model: Any, calibration: Any, tmp_path: Path)
     probe = ls.fit_probe(recorded, recorded.sites[-1])
     ls.save_probe(probe, tmp_path / "probe")
     assert ls.load_probe(tmp_path / "probe", model).layout == layout
+    assert len(again.to_pandas()) == len(again.sites)
     with ls.steering(model, again):
         assert len(ls.generate(model, PROMPTS[:1], max_new_tokens=2)) == 1
 

@@ -32,9 +32,7 @@ def sites(model: Model) -> None:
             what = f"  {block.formula[kind]}" if kind in block.formula else ""
             name = site.name.replace(f"blocks.{at[0]}.", "blocks.{l}.")
             typer.echo(f"  {name:<30} {where}{what}", err=True)
-    typer.echo(
-        f"after them {layout.final_norm} ({layout.final_formula}), {layout.unembedding or 'no module'}", err=True
-    )
+    typer.echo(f"then {layout.final_norm} ({layout.final_formula}), {layout.unembedding or 'no module'}", err=True)
     emit({"model": model, "architecture": config.model_type, "n_layers": len(layout.blocks), **layout.to_json()})
 
 

@@ -2,7 +2,7 @@
 
 What other rooms use of it:
 
-- ``attach``: ``SiteFunction``, ``at_input``, ``attached``, ``standing_in``
+- ``attach``: ``SiteFunction``, ``at_input``, ``attached``, ``standing_in``, ``stream_of``
 - ``batching``: ``Batch``, ``encode``, ``padded``, ``render``, ``encode_response``, ``opening``, ``rows_a_batch``
 - ``class_means``: ``Moments``, ``Pooling``, ``recording``, ``unit_samples_of``
 - ``continuations``: ``continuation_logs``, ``MAX_ROWS``
@@ -25,6 +25,7 @@ What other rooms use of it:
 - ``scored``: ``scored_answers``
 - ``scored_dialogue``: ``scored_dialogues``, ``check_dialogues``, ``TurnAnswer``
 - ``shared_prefix``: ``counted_from_the_first``, ``shared_prefix``
-- ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
+- ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``,
+  ``first_logits``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``
 """

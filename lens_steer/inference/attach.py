@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lens_steer.errors import LensSteerError
 from lens_steer.models import sites
+from lens_steer.models.info import ModelInfo
 from lens_steer.models.layout import Layout
 from lens_steer.models.loading import info_of
 
@@ -54,7 +55,7 @@ def attached(
         handles: list[object] = []
         for name, function in functions:
             if not reads:
-                _check_written(name, info.backend)
+                _check_written(name, info)
             if info.backend == "hf":
                 handle = _at_module(model, sites.parse(name), info.layout, function, stack)
                 stack.callback(handle.remove)
@@ -110,13 +111,15 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
         own.update(given)
 
 
-def _check_written(name: str, backend: str) -> None:
+def _check_written(name: str, info: ModelInfo) -> None:
     """Refuse to write at a site where no module's input or output is the whole residual stream."""
-    if backend != "hooked" and sites.parse(name).kind == "resid_mid":
+    if info.backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {
             "hf": ("by engine='hf'", "engine='tl'"),
             "bridge": ("on a TransformerBridge", "backend='hooked'"),
-        }[backend]
+        }[info.backend]
+        if info.own_layout is not None:
+            whose, mend = f"on {info.architecture!r}", "a plan at resid_pre or resid_post"
         raise LensSteerError(
             f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes "
             f"past the norm that reads it too): use {mend}, or steer attn_out"
@@ -195,4 +198,4 @@ def stream_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _stream_name(kwargs: Mapping[str, Any]) -> str:
-    return next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.ndim == 3)
+    return next(name for name, value in kwargs.items() if isinstance(value, Tensor) and value.is_floating_point())

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lens_steer.errors import LensSteerError
 from lens_steer.inference.attach import standing_in
 from lens_steer.models.loading import info_of
 from lens_steer.models.logits import soft_cap
@@ -42,14 +43,22 @@ class Unembedding:
 
     @staticmethod
     def of(model: Any) -> Unembedding:
-        """Return the unembedding of a model, on any backend."""
+        """Return the unembedding of a model, on any backend.
+
+        Raises:
+            LensSteerError: If the model's logits are not those of a module, times a number, with a known cap.
+        """
+        if (scale := vars(model).get("lens_logit_scale", 1.0)) is None:
+            raise LensSteerError(
+                f"the logits of {info_of(model).architecture!r} are no multiple of what a module of it gives: "
+                "divergence token by token needs that, see whole logits by response_logits"
+            )
         head = unembedding_module(model)
         if info_of(model).backend == "hf":
             weight, bias, cap = head.weight, head.bias, soft_cap(model.config)
         else:
             weight, bias, cap = head.W_U.T, head.b_U, getattr(model.cfg, "output_logits_soft_cap", None)
         bias = None if bias is None else bias.detach()
-        scale = vars(model).get("lens_logit_scale", 1.0)
         return Unembedding(weight.detach(), bias, cap if cap and cap > 0 else None, scale)
 
     def logits(self, states: Float[Tensor, "n d_model"], entries: slice) -> Float[Tensor, "n slice"]:

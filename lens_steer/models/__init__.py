@@ -10,9 +10,14 @@ What other rooms use of it:
 - ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
   ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``,
   ``load_described``, ``n_hooks``
+- ``layout``: ``Layout``, ``WithLayout``, ``known_layout``, ``layout_row``, ``read_layout_row``
+- ``logits``: ``soft_cap``
 - ``location``: ``locate``, ``read_config``
+- ``proof``: ``prove``, ``ProofError``, ``ProofRow``
 - ``quantization``: ``dequantized``, ``plain_weight``
-- ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``
+- ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``,
+  ``kinds_of``
+- ``structure``: ``find_layout``, ``layout_of``
 - ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``, ``another_template``
 - ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``, ``template_text``
 """

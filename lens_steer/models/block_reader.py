@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -182,12 +183,13 @@ class _Reader:
             value = before
 
     def _multiplied(self, value: int) -> int | None:
-        """Return the value that the block itself multiplies by one number, or by one number a coordinate."""
+        """Return the value that the block itself multiplies by one number."""
         made = self.trace.made.get(value)
         if made is None or made.name not in ("mul", "mul_") or made.module != self.path:
             return None
         whole = [v for v in made.inputs if self.trace.shapes[v] == self.trace.shapes[value]]
-        return whole[0] if len(whole) == 1 else None
+        others = [v for v in made.inputs if v not in whole]
+        return whole[0] if len(whole) == 1 and all(prod(self.trace.shapes[v]) == 1 for v in others) else None
 
     def _read(self, value: int, streams: set[int], after: str | None) -> tuple[set[int], set[str], bool]:
         """Return the values of the stream from which one is computed, through which norms, and whether by attention."""
@@ -216,9 +218,21 @@ class _Reader:
         found = {}
         for name in self.formulas:
             call = self.trace.calls[name]
+            if self._goes_on(name):
+                continue
             if name != after and call.inputs and (origin := self.trace.origin(call.inputs[0])) in streams:
                 found |= dict.fromkeys(call.outputs, (name, origin))
         return found
+
+    def _goes_on(self, name: str) -> bool:
+        """Return True if a norm is inside of a module that computes more from it, such as a gated norm."""
+        outer = name.rsplit(".", 1)[0]
+        if outer == self.path:
+            return False
+        call, inner = self.trace.calls.get(outer), self.trace.calls[name]
+        if call is None or not call.inputs or self.trace.origin(call.inputs[0]) != self.trace.origin(inner.inputs[0]):
+            return False  # its container is no module that is called, or a branch that takes the stream otherwise
+        return not set(map(self.trace.origin, inner.outputs)) & set(map(self.trace.origin, call.outputs))
 
     def _reader_of(self, stream: int) -> str:
         """Return the outermost module that reads a value of the stream as its first input; empty if there is none."""

@@ -29,7 +29,8 @@ class Shape:
         n_layers, d_model, n_heads, n_kv_heads, d_head, d_vocab: The usual dimensions of a transformer.
         parameters: The number of parameters of the whole model; a matrix that embedding and unembedding share counts
             once.
-        block_parameters: The number of parameters of one block.
+        block_parameters: The number of parameters of one block, the mean of all; of a mixture all experts count,
+            although a token meets a few of them, so times are not least ones there.
         scaled_embedding: True if a HookedTransformer needs a separate embedding besides that of its Hugging Face twin
             (Gemma's, times √d_model).
     """
@@ -63,19 +64,28 @@ class Shape:
         config = text_part(config)
         kind = config.model_type
         layout = layout_of(config)
+        n_layers = len(layout.blocks)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         return Shape(
-            n_layers=config.num_hidden_layers,
+            n_layers=n_layers,
             d_model=config.hidden_size,
             n_heads=config.num_attention_heads,
             n_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            d_head=_head_width(config),
             d_vocab=config.vocab_size,
             parameters=model.num_parameters(),
-            block_parameters=sum(p.numel() for p in model.get_submodule(f"{layout.layers}.0").parameters()),
+            block_parameters=sum(p.numel() for p in model.get_submodule(layout.layers).parameters()) // n_layers,
             scaled_embedding=kind in GEMMAS,
         )
+
+
+def _head_width(config: Any) -> int:
+    try:
+        found = getattr(config, "head_dim", None)
+    except AttributeError:  # a family whose blocks have heads of several widths
+        found = None
+    return found or config.hidden_size // config.num_attention_heads
 
 
 @dataclass(frozen=True)

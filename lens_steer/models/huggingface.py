@@ -94,7 +94,8 @@ def read_weights(
         adapter: The folder of a PEFT adapter to merge into the weights; empty without an adapter.
 
     Raises:
-        LensSteerError: If weights cannot be read or are missing, or if the adapter cannot be merged.
+        LensSteerError: If weights cannot be read or are missing, if the device map leaves parts of the model on disk,
+            or if the adapter cannot be merged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -113,6 +114,12 @@ def read_weights(
             model, notes = load(**source(folder), dtype=dtype, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
+    where = {str(d) for d in (getattr(model, "hf_device_map", None) or {}).values()}
+    if where & {"disk", "meta"}:
+        raise LensSteerError(
+            "device_map leaves parts of the model on disk, where hooks do not see them: give it more memory, or "
+            "quantization='nf4'"
+        )
     if "key_mapping" in options:
         # Otherwise Transformers would save the weights under the names that it read.
         vars(model).pop("_weight_conversions", None)
@@ -228,12 +235,6 @@ def bridge_and_twin(
     from transformer_lens.model_bridge import TransformerBridge
 
     model = read_weights(folder, config, dtype, device, **placed)
-    where = {str(d) for d in (getattr(model, "hf_device_map", None) or {}).values()}
-    if where & {"disk", "meta"}:
-        raise LensSteerError(
-            "device_map leaves parts of the model on disk, where hooks do not see them: give it more memory, or "
-            "quantization='nf4'"
-        )
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     # A deep copy with every parameter and buffer in its memo copies the modules but keeps the tensors themselves.
     twin = copy.deepcopy(model, shared)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer._display import Shown
+from lens_steer.errors import LensSteerError
 from lens_steer.models.hooked_transformer import check_family
 from lens_steer.models.huggingface import DeviceMap, check_adapter
 from lens_steer.models.layout import KNOWN, Layout, WithLayout
@@ -27,8 +28,8 @@ class ModelInfo(WithLayout, Shown, view="models"):
         name: The name of the model, as it was given.
         folder: The folder or file of the model, or its hub name.
         architecture: The model type of Hugging Face.
-        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge), ``hf`` (a plain Hugging Face twin) or
-            ``unloaded``.
+        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge), ``hf`` (a plain Hugging Face model, or
+            the twin of another) or ``unloaded``.
         weight_processing: The processing of the weights; ``none`` for every model that is loaded here.
         dtype: The dtype in which the model computes; empty before it is loaded.
         n_layers: The number of blocks.
@@ -111,6 +112,9 @@ def read_info(
     if merged:
         check_adapter(merged, config)
     tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
+    layout = None if config.model_type in KNOWN else find_layout(config)
+    if getattr(config, "max_position_embeddings", None) is None:
+        raise LensSteerError(f"model {str(name)!r}: its config.json has no max_position_embeddings, the longest prompt")
     info = ModelInfo(
         str(name),
         folder,
@@ -118,13 +122,13 @@ def read_info(
         UNLOADED,
         "none",
         "",
-        config.num_hidden_layers,
+        config.num_hidden_layers if layout is None else len(layout.blocks),
         config.hidden_size,
         config.max_position_embeddings,
         tokenizer,
         end_tokens(folder, tokenizer),
         adapter=merged,
         revision=revision or "",
-        own_layout=None if config.model_type in KNOWN else find_layout(config),
+        own_layout=layout,
     )
     return info, config

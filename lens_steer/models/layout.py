@@ -151,7 +151,7 @@ class WithLayout:
         return self.own_layout or known_layout(self.architecture, self.n_layers)
 
 
-def layout_row(source: WithLayout) -> dict[str, Any]:
+def layout_row(source: Any) -> dict[str, Any]:
     """Return what is saved of a layout with an artifact: nothing if its architecture is known by name.
 
     >>> from lens_steer.models.fits import ModelRef

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
-
 TOKENS = 5
 
 
@@ -23,14 +21,13 @@ def soft_cap(config: Any) -> float | None:
     return found if found and found > 0 else None
 
 
-def logit_scale(model: Any) -> float:
+def logit_scale(model: Any) -> float | None:
     """Return the number by which a model multiplies the output of its unembedding, measured on a short prompt.
+
+    None: the logits are no multiple of that output, or the model has no such module.
 
     Args:
         model: A plain Hugging Face model, on which nothing is attached.
-
-    Raises:
-        LensSteerError: If the logits are no multiple of that output.
 
     >>> import lens_steer as ls
     >>> round(logit_scale(ls.hf_twin(ls.load_model("organism/gemma2"))), 6)
@@ -39,6 +36,8 @@ def logit_scale(model: Any) -> float:
     found: list[Tensor] = []
     head, cap = model.get_output_embeddings(), soft_cap(model.config.get_text_config())
     ids = torch.arange(TOKENS)[None].to(model.device) % model.config.get_text_config().vocab_size
+    if head is None:
+        return None
     handle = head.register_forward_hook(lambda module, args, output: found.append(output.detach().double().clone()))
     try:
         with torch.inference_mode():
@@ -52,8 +51,5 @@ def logit_scale(model: Any) -> float:
     scale = float((raw * logits)[usual].sum() / raw.square()[usual].sum())
     error = float((scale * raw - logits)[usual].norm() / logits[usual].norm())
     if not error < 1e-2:
-        raise LensSteerError(
-            f"the logits of {type(model).__name__} are no multiple of what its unembedding gives (relative error "
-            f"{error:.2g}): divergence token by token needs that"
-        )
+        return None
     return 1.0 if abs(scale - 1) < 1e-2 else scale

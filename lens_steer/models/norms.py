@@ -32,7 +32,7 @@ def norm_formula(module: nn.Module) -> str | None:
         return None
     width = _width(module)
     draw = torch.Generator().manual_seed(0)
-    tried = copy.deepcopy(module).to_empty(device="cpu").float()
+    tried = _alone(module).to_empty(device="cpu").float()
     for parameter in tried.parameters():
         parameter.data = torch.rand(parameter.shape, generator=draw) + 0.5
     gain, bias = _gain_and_bias(tried)
@@ -63,6 +63,16 @@ def normed(module: nn.Module, formula: str, vectors: Tensor) -> Tensor:
     return made if bias is None else made + bias.cpu().double()
 
 
+def _alone(module: nn.Module) -> nn.Module:
+    """Return a copy of a module without what Accelerate adds to a module that it places."""
+    tried = copy.deepcopy(module)
+    if hasattr(tried, "_hf_hook"):
+        from accelerate.hooks import remove_hook_from_module
+
+        remove_hook_from_module(tried)
+    return tried
+
+
 def _gain_and_bias(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Return the gain and the bias of a norm, told apart by the name of the bias."""
     named = {name: parameter.detach() for name, parameter in module.named_parameters()}
@@ -86,7 +96,7 @@ def epsilon_of(module: nn.Module) -> float:
     >>> round(epsilon_of(nn.LayerNorm(8, eps=1e-5)), 9)
     1e-05
     """
-    tried = copy.deepcopy(module).cpu().float()
+    tried = _alone(module).cpu().float()
     _, bias = _gain_and_bias(tried)
     short = 1e-4 * torch.tensor([1.0, -1.0]).repeat((_width(module) + 1) // 2)[: _width(module)]
     short = short - short.mean()

@@ -84,6 +84,8 @@ class Site:
         Raises:
             LensSteerError: If the block has no such tensor.
         """
+        if self.block >= len(layout.blocks):
+            raise LensSteerError(f"site {self.name!r} does not exist: the model has {len(layout.blocks)} blocks")
         block = layout.blocks[self.block]
         if self.kind in ("resid_pre", "resid_post"):
             return f"{layout.layers}.{self.block}"

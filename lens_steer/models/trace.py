@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -146,7 +147,7 @@ def on_meta(config: Any) -> nn.Module:
 
     # bfloat16: Transformers' grouped products of experts take no other dtype without weights.
     with _quiet(), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        return AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.bfloat16).eval()  # which sets its dtype
 
 
 def traced(model: nn.Module) -> Trace:

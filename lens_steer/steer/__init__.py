@@ -3,6 +3,7 @@
 What other rooms use of it:
 
 - ``effects``: ``EffectLog``
+- ``hook_proof``: ``prove_hooks``
 - ``hooks``: ``steering``
 - ``method_table``: ``find_method``, ``options``, ``turning_methods``, ``boundary_methods``, ``markdown_table``,
   ``direction_methods``, ``Method``

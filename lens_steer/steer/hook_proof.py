@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def prove_hooks(model: Any) -> tuple[ProofRow, ...]:
     for row, prompt in enumerate(prompts):
         seen = _plain(hf_twin(model), prompt, names)
         errors = {name: _error(recorded[row, column], seen[name]) for column, name in enumerate(names)}
-        worst = max(worst, *errors.items(), key=lambda found: found[1])
+        worst = max(worst, *errors.items(), key=lambda found: (isnan(found[1]), found[1]))
     plain = first_logits(model, prompts, engine=engine)
     norms = [name for name in names if parse(name).is_norm]
     zero = _error(_under(model, prompts, norms, 0.0, engine), plain)

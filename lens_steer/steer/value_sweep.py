@@ -27,7 +27,7 @@ from lens_steer.inference.positions import steers
 from lens_steer.inference.shared_prefix import counted_from_the_first, shared_prefix
 from lens_steer.inference.teacher_forcing import logits_budget
 from lens_steer.models import sites
-from lens_steer.models.loading import blocks_of
+from lens_steer.models.loading import blocks_of, info_of
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 
@@ -132,7 +132,8 @@ def _rows(
 def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
     """Keep the residual stream before a block, as each forward inside the ``with`` computes it."""
     kept: list[Tensor] = []
-    handle = at_input(blocks_of(model)[block], lambda stream, hook: kept.append(stream))
+    # A copy, because a block may change its input in place.
+    handle = at_input(blocks_of(model)[block], lambda stream, hook: kept.append(stream.clone()))
     try:
         yield kept
     finally:
@@ -143,7 +144,8 @@ def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 def from_block(model: Any, block: int, *streams: Float[Tensor, "_ _ d_model"]) -> Iterator[None]:
     """Start the forwards inside the ``with`` at a block, with given residual streams.
 
-    The blocks before it only pass on what they are given; the input of the block is then replaced by the stream.
+    The blocks before it only pass on what they are given; the input of the block is then replaced by the stream. Of an
+    architecture that is not known by name they run, since later blocks may read more of them than the stream.
 
     Args:
         model: The model of the chosen engine.
@@ -157,7 +159,8 @@ def from_block(model: Any, block: int, *streams: Float[Tensor, "_ _ d_model"]) -
         return given.repeat(len(stream) // len(given), 1, 1)
 
     with ExitStack() as stack:
-        for earlier in blocks_of(model)[:block]:
+        known = info_of(model).own_layout is None
+        for earlier in blocks_of(model)[: block if known else 0]:
             stack.enter_context(standing_in(earlier, _pass_on))
         stack.callback(at_input(blocks_of(model)[block], replaced, prepend=True).remove)
         yield

@@ -23,6 +23,7 @@ from lens_steer.interop.gguf.vectors import control_vector, export_gguf_cvec, im
 from lens_steer.interop.imports.directions import DirectionSet, filled_in
 from lens_steer.interop.imports.model_facts import model_facts
 from lens_steer.models import sites
+from lens_steer.models.layout import KNOWN
 from lens_steer.models.loading import read_again
 from lens_steer.steer.plans import SteeringPlan
 
@@ -110,7 +111,8 @@ def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
     >>> completed(bare, "organism/llama").architecture
     'llama'
     """
-    if model is None or None not in (directions.architecture, directions.n_layers):
+    known = directions.own_layout is not None or directions.architecture in KNOWN
+    if model is None or (known and directions.n_layers is not None):
         return directions
     return filled_in(directions, model_facts(model))
 

@@ -160,8 +160,10 @@ def _selected(given: str | None, stem: str, steered: tuple[str, ...], layout: La
         block, where = int(found[1]), found[2]
         if where in ("mid", "post"):
             site = sites.Site(block, "ln2").name if where == "mid" else sites.Site(block + 1, "ln1").name
-        else:
+        elif block < len(layout.blocks):
             site = sites.parse_module(f"layers.{block}.{where}", layout).name
+        else:
+            return steered[0], "nothing: the first site"
         if site in steered:
             return site, f"the file's name: {block}_{where}"
     return steered[0], "nothing: the first site"

@@ -10,6 +10,7 @@ from typing import Any
 
 from lens_steer._io.tensors import TensorFolder
 from lens_steer.interop.imports.directions import DirectionSet, direction_set, on_model
+from lens_steer.models.layout import layout_row, read_layout_row
 
 FOLDER = TensorFolder(name="directions", missing="write them with 'lens-steer import …'", again="import it again")
 _KINDS = {
@@ -28,6 +29,7 @@ def save_directions(directions: DirectionSet, folder: str | Path) -> None:
         "sites": list(directions.sites),
         "dtype": directions.dtype,
         "details": dict(directions.details),
+        **layout_row(directions),
     }
     FOLDER.write(folder, {"directions": directions.directions}, facts)
 
@@ -49,6 +51,7 @@ def load_directions(folder: str | Path, model: Any = None) -> DirectionSet:
         wrong = next((name for name, kind in kinds.items() if not isinstance(options[name], kind)), None)
         if wrong is not None:
             raise TypeError(f"{wrong} is {options[wrong]!r}")
+        options["own_layout"] = read_layout_row(facts)
     if rows.ndim != 2 or len(rows) != len(names) or len(set(names)) != len(names):
         raise FOLDER.refusal(folder, f"do not fit together: {len(names)} sites, directions {tuple(rows.shape)}")
     found = direction_set(dict(zip(names, rows, strict=True)), **options)

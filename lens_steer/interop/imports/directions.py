@@ -219,6 +219,7 @@ def direction_set(
     source_format: str,
     selected_site: str | None = None,
     details: Mapping[str, Detail] | None = None,
+    own_layout: Layout | None = None,
 ) -> DirectionSet:
     """Return a set of directions by site, checked and in network order.
 
@@ -244,7 +245,7 @@ def direction_set(
         told = sorted(f"{width} in {str(dtype).removeprefix('torch.')}" for width, dtype in kinds)
         raise LensSteerError(f"the directions do not fit together: widths {', '.join(told)}")
     facts = (model, architecture, n_layers, source_format, selected_site)
-    return DirectionSet(torch.stack(vectors), tuple(names), *facts, dict(details or {}))
+    return DirectionSet(torch.stack(vectors), tuple(names), *facts, dict(details or {}), own_layout)
 
 
 def directions_of(plan: SteeringPlan) -> DirectionSet:
@@ -276,6 +277,7 @@ def directions_of(plan: SteeringPlan) -> DirectionSet:
         n_layers=plan.n_layers,
         source_format="plan",
         details={"method": plan.method},
+        own_layout=plan.own_layout,
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.hub import only_here
 from lens_steer.models.huggingface import text_part
 from lens_steer.models.layout import KNOWN, Layout
 from lens_steer.models.location import locate
-from lens_steer.models.structure import find_layout
+from lens_steer.models.structure import StructureError, find_layout
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,20 @@ def model_facts(name: str) -> ModelFacts:
     try:
         config = text_part(AutoConfig.from_pretrained(folder, local_files_only=only_here(folder)))
         kind, n_layers, width = config.model_type, int(config.num_hidden_layers), int(config.hidden_size)
-        return ModelFacts(name, kind, n_layers, width, None if kind in KNOWN else find_layout(config))
+        return ModelFacts(name, kind, n_layers, width, None if kind in KNOWN else _layout(config))
     except (OSError, ValueError, AttributeError) as error:
         raise LensSteerError(
             f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, "
             "or give architecture and n_layers instead"
         ) from None
+
+
+def _layout(config: Any) -> Layout | None:
+    """Return the layout, or None for a model whose layout cannot be found: its sizes are enough for most files."""
+    try:
+        return find_layout(config)
+    except StructureError:
+        return None
 
 
 def n_blocks(modules: Iterable[str]) -> int:

@@ -44,7 +44,7 @@ def _(plan: SteeringPlan) -> Table:
             "step": i,
             "site": name,
             "block": sites.parse(name).block,
-            "module": sites.parse(name).described(plan.architecture),
+            "module": sites.parse(name).described(plan.layout),
             "operator": step.operator,
             **_numbers(step),
             "positions": plan.positions,
