@@ -117,15 +117,21 @@ def main() -> None:
     add_page(parser)
     args = parser.parse_args()
     record = args.out / "families.json"
-    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    checks = checked(args.check, args.models) if args.check else before.get("checks", [])
+    told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"transformers": "", "checks": []}
+    if args.check:
+        told["checks"] = checked(args.check, args.models)
+        keep(told, record)
     version = metadata.version("transformers")
-    same = before.get("transformers") == version and not args.again
-    found = before["architectures"] if same else searched()
-    told = {"transformers": version, "architectures": found, "checks": checks}
+    if args.again or told["transformers"] != version:
+        told |= {"transformers": version, "architectures": searched()}
+        keep(told, record)
+    publish(told, args.out, args.page)
+
+
+def keep(told: Mapping[str, Any], record: Path) -> None:
+    """Write the record, whole or not at all."""
     with whole_file(record) as work:
         work.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    publish(told, args.out, args.page)
 
 
 def publish(told: Mapping[str, Any], out: Path, pages: Sequence[Path]) -> None:

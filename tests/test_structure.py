@@ -174,7 +174,6 @@ def test_a_configuration_is_left_as_it_is() -> None:
     ("family", "message"),
     [
         ("whisper", "'whisper' is an encoder with a decoder"),
-        ("llama4", "'llama4' holds more than a model of text"),
         ("qwen2_5_vl", "'qwen2_5_vl' holds more than a model of text"),
     ],
 )
@@ -306,8 +305,13 @@ def test_a_branch_shows_beside_a_long_stream(dtype: torch.dtype, size: float) ->
     assert SUMMED in failing(model, wrong(plain, modules=tuple(twice.items())))
 
 
+SOME = ("llama4_text", "gpt_oss", "olmo2", "cohere")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", ["llama4_text", "gpt_oss", "olmo2", "cohere"])
+@pytest.mark.parametrize(
+    "family", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in FURTHER]
+)
 def test_half_precision_is_within_its_bounds(family: str, dtype: torch.dtype) -> None:
     """Bounds by dtype hold, and a wrong branch is still seen."""
     layout, model = layout_by(family), random_model(further_config(family)).to(dtype)

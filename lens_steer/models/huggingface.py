@@ -20,8 +20,8 @@ from lens_steer.models.quantization import compute_as_told, reading_options
 
 DeviceMap = str | Mapping[str, Any] | None
 SMALL = 10_000  # The product of blocks and width up to which loading is so fast that no progress bar is shown.
-WITH_IMAGES = ("gemma3",)  # Families whose checkpoints hold a text model (of a separate family) and a vision tower.
-# The names of the text model's weights in such checkpoints: those that Transformers writes now, and those on the hub.
+# The names of the text model's weights in checkpoints with images: those that Transformers writes now, and those on the
+# hub.
 TEXT_WEIGHTS = {
     r"^(language_model\.model|model\.language_model)\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
@@ -31,18 +31,22 @@ TEXT_WEIGHTS = {
 def text_part(config: Any) -> Any:
     """Return the configuration of the text model; a configuration without images is returned unchanged.
 
-    For a checkpoint with images, the fields that only the whole configuration has are copied into the text
-    configuration.
+    For a checkpoint with images (Gemma-3 and 4, Llama-4, Qwen3.5, …), the fields that only the whole configuration has
+    are copied into the text configuration. If Transformers has no causal language model for the text part, the
+    configuration is returned unchanged.
 
     >>> from transformers import Gemma3Config, LlamaConfig
     >>> text_part(Gemma3Config()).model_type, text_part(LlamaConfig()).model_type
     ('gemma3_text', 'llama')
     """
-    if config.model_type not in WITH_IMAGES:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    found = config if config.is_encoder_decoder else config.get_text_config()
+    if found is config or found.model_type not in CAUSAL:
         return config
-    text = copy.deepcopy(config.get_text_config())
-    text.architectures = ["Gemma3ForCausalLM"]
-    text.tie_word_embeddings = config.tie_word_embeddings
+    text = copy.deepcopy(found)
+    text.architectures = [CAUSAL[found.model_type]]
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", found.tie_word_embeddings)
     if text.dtype is None:
         text.dtype = config.dtype
     return text
@@ -71,7 +75,8 @@ def is_text_part(folder: str) -> bool:
     """Return True if the model of a folder or a hub name is the text part of a checkpoint with images."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(**source(folder)).model_type in WITH_IMAGES
+    whole = AutoConfig.from_pretrained(**source(folder))
+    return text_part(whole) is not whole
 
 
 def read_weights(
@@ -105,12 +110,13 @@ def read_weights(
         options: dict[str, Any] = {} if stored else reading_options(quantization, dtype)
         if device_map is not None or quantization:
             options["device_map"] = {"": str(device)} if device_map is None else device_map
-        if config.model_type == "gemma3_text" and is_text_part(folder):
+        if is_text_part(folder):
             options |= {"config": config, "key_mapping": TEXT_WEIGHTS}
         if getattr(config, "attn_logit_softcapping", None):
             # Transformers 5.19 runs Gemma-2 with an attention that leaves its softcapping out, and says nothing.
             options["attn_implementation"] = "eager"
-        with without_bar(small=config.num_hidden_layers * config.hidden_size <= SMALL):
+        small = config.num_hidden_layers * config.hidden_size <= SMALL
+        with without_bar(small=small), without_report(of_part="key_mapping" in options):
             model, notes = load(**source(folder), dtype=dtype, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
@@ -125,7 +131,10 @@ def read_weights(
         vars(model).pop("_weight_conversions", None)
     if missing := sorted(notes["missing_keys"]):
         lost = f"{missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}"
-        raise LensSteerError(f"the weights in {folder!r} lack {lost}: fetch or save the whole model again")
+        mend = "fetch or save the whole model again"
+        if "key_mapping" in options:
+            mend += ", or save its text part as a model of its own (its weights may have names that are not known here)"
+        raise LensSteerError(f"the weights in {folder!r} lack {lost}: {mend}")
     if adapter:
         model = merged_with(model, adapter)
     return compute_as_told(model if "device_map" in options else model.to(device)).eval()
@@ -246,6 +255,20 @@ def bridge_and_twin(
             "local/model", hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=str(model.device)
         )
     return bridge, twin
+
+
+@contextmanager
+def without_report(*, of_part: bool) -> Iterator[None]:
+    """Hide Transformers' report on weights that a text part leaves out: those of the other parts are expected there."""
+    from transformers.utils import logging as hf_logging
+
+    level = hf_logging.get_verbosity()
+    if of_part:
+        hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
 
 
 @contextmanager

@@ -37,13 +37,13 @@ def find_layout(config: Any) -> Layout:
     ('model.layers', 'pre_feedforward_layernorm', 'RMSNorm (1 + w)')
     """
     kind = config.model_type
-    if config.get_text_config() is not config:
-        raise StructureError(
-            f"architecture {kind!r} holds more than a model of text, and of such checkpoints Gemma-3's text part alone "
-            "is loaded: save the text part as a model of its own"
-        )
     if config.is_encoder_decoder:
         raise StructureError(f"architecture {kind!r} is an encoder with a decoder: load a model with a decoder alone")
+    if config.get_text_config() is not config:
+        raise StructureError(
+            f"architecture {kind!r} holds more than a model of text, and Transformers has no causal language model for "
+            "its text part"
+        )
     try:
         model = on_meta(config)
         trace = traced(model)

@@ -255,7 +255,7 @@ def check_base(model: Any) -> None:
             a GGUF file.
     """
     info = info_of(model)
-    if info.architecture == "gemma3_text" and is_text_part(info.folder):
+    if is_text_part(info.folder):
         raise LensSteerError(
             f"model {info.name!r} is the text part of a checkpoint with images, which names its layers otherwise, "
             "so no adapter fits both: write the text part as a "
