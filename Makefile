@@ -44,7 +44,7 @@ report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 or
 test: $(INSTALLED)  ## the test suite, without what is slow
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST) -m 'not slow and not real'
 
-test-slow: $(INSTALLED)  ## the rest of it: every parity test on three more families
+test-slow: $(INSTALLED)  ## the rest of it: every parity test on three more families, and plain models of 36
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST) -m 'slow and not real'
 
 test-real: $(INSTALLED)  ## on real pretrained models, where LENS_STEER_REAL_MODELS names a folder with them (skipped with a reason where not)

@@ -21,6 +21,7 @@ from analyses.tables import add_page, write
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.models.huggingface import text_part
 from lens_steer.models.layout import Layout
 from lens_steer.models.structure import find_layout
 from lens_steer.models.templates import template_of
@@ -37,7 +38,7 @@ def searched() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         try:
-            config = CONFIG_MAPPING[name]()
+            config = text_part(CONFIG_MAPPING[name]())
         except Exception as error:  # a configuration without defaults
             found[name] = {"refused": f"it has no default configuration: {first_line(error)}"}
             continue
@@ -137,6 +138,7 @@ def keep(told: Mapping[str, Any], record: Path) -> None:
 def publish(told: Mapping[str, Any], out: Path, pages: Sequence[Path]) -> None:
     """Write the tables of a record."""
     write("families_found", found_table(told["architectures"]), out, pages)
+    write("families_version", f"Transformers {told['transformers']}.\n", out, pages, latex=False)
     write("families_refused", refused_table(told["architectures"]), out, pages)
     if told["checks"]:
         write("families_checks", checks_table(told["checks"]), out, pages)

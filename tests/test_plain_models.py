@@ -13,6 +13,8 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.compared import held
+from lens_steer.evaluation.conditions import COMPARED
 from lens_steer.inference import batching
 from lens_steer.inference.continuations import continuation_logs
 from lens_steer.inference.prompt_cache import PromptCache
@@ -226,6 +228,22 @@ def test_what_only_transformer_lens_has(model: Any) -> None:
     for backend in ("hooked", "bridge"):
         with pytest.raises(LensSteerError, match=f"backend='{backend}': .* has architecture .*: use backend='hf'"):
             ls.load_model(folder, backend=backend)
+
+
+def test_angular_steering_as_published(model: Any, calibration: Any) -> None:
+    """It writes at the norms before branches that there are; where there is none, methods that need one are told."""
+    layout = model.lens_info.layout
+    there = [kind for kind in ("ln1", "ln2") if kind in layout.norms]
+    kept, lacking = held(COMPARED, layout)
+    assert [*kept, *lacking].count("standard-everywhere") == 1
+    assert ("standard-everywhere" in lacking) == (not there)
+    assert "selective" in kept
+    if there:
+        plan = ls.standard_angular(calibration, 150, everywhere=True)
+        assert set(plan.sites) == set(sites.resolve(there, layout))
+    else:
+        with pytest.raises(LensSteerError, match="norms before attention and MLP, and .* has none: name sites with at"):
+            ls.standard_angular(calibration, 150, everywhere=True)
 
 
 def test_adapters_are_refused(model: Any, calibration: Any, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_groups() -> None:
         ("attention", "'attention' is unknown"),
         ("blocks.9.ln1.hook_out", "does not exist in this model"),
         ("blocks.0.ln1_post.hook_out", "does not exist in this model"),
-        ("ln2_post", "do not exist in this model, which has 4 blocks with the norms ln1, ln2"),
+        ("ln2_post", "do not exist in this model, which has 4 blocks with resid_pre, ln1, attn_out, resid_mid, ln2"),
         ("blocks.0.ln1.hook_normalized", "is unknown"),
         ([], "names no site"),
         ("", "is unknown"),

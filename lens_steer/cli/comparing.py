@@ -75,6 +75,7 @@ def compare(
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence;
     tables and figures.
     """
+    from lens_steer.evaluation.compared import held
     from lens_steer.evaluation.conditions import COMPARED
     from lens_steer.evaluation.control_runs import plain_bands
     from lens_steer.evaluation.grids import values_of
@@ -99,13 +100,19 @@ def compare(
     capability = tasks_of(contrast, prompts.seed, tasks)
     if chosen not in (None, ARDITI):
         tell_held_out(chosen, contrast, "direction")
-    load.check(model, *asked_of(contrast, max_new_tokens))
+    described = load.check(model, *asked_of(contrast, max_new_tokens)).lens_info
+    methods, lacking = held(method or COMPARED, described.layout)
+    if lacking:
+        told = f"{', '.join(lacking)}: the model has no norm before attention or MLP, whose input they read"
+        if method:
+            raise LensSteerError(f"--method {told}")
+        typer.echo(f"left out: {told}", err=True)
     sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
     work = comparing(
         loaded,
         contrast,
-        method or COMPARED,
+        methods,
         values,
         capability,
         max_new_tokens,
@@ -122,7 +129,7 @@ def compare(
             loaded,
             contrast,
             out,
-            methods=method or COMPARED,
+            methods=methods,
             values=values,
             objective=objective,
             constraints=constraints_of(constraint, contrast, capability),

@@ -50,11 +50,14 @@ class Load(Template):
     device: Device = None
     device_map: Annotated[
         str | None,
-        typer.Option(help="In place of --device: auto, or a JSON object of modules and devices (a TransformerBridge)."),
+        typer.Option(
+            help="In place of --device: auto, or a JSON object of modules and devices (no HookedTransformer)."
+        ),
     ] = None
     n_devices: Annotated[int, typer.Option(help="Accelerators that a HookedTransformer's blocks are split over.")] = 1
     quantization: Annotated[
-        str | None, typer.Option(help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit]).")
+        str | None,
+        typer.Option(help="nf4 or fp4: 4-bit weights (no HookedTransformer; needs lens-steer[lowbit])."),
     ] = None
     adapter: Annotated[
         str | None,

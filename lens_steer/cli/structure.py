@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from lens_steer.cli.options import Model
 from lens_steer.errors import LensSteerError
 
 
-def sites(model: Model) -> None:
+def sites(
+    model: Model,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model of the hub.")] = None,
+) -> None:
     """Where a model can be read and steered: its sites and the modules that they are, found from its configuration
     alone; no weights are read.
     """
@@ -22,7 +25,7 @@ def sites(model: Model) -> None:
     from lens_steer.models.sites import Site, kinds_of
     from lens_steer.models.structure import find_layout
 
-    config = read_config(model, locate(model))
+    config = read_config(model, locate(model, revision))
     layout = find_layout(config)
     for block, at in layout.alike():
         typer.echo(f"blocks {spans(at)}{''.join(f', {fact}' for fact in facts_of(block))}", err=True)
@@ -38,8 +41,8 @@ def sites(model: Model) -> None:
 
 @grouped
 def check(load: Load, model: Model) -> None:
-    """Prove on four short prompts that a model is built as it was found, and that hooks read and change it so; the
-    command ends with 2 if a check fails.
+    """Prove on four short prompts that the layout that is found is that of the model, and that hooks read and change
+    each site; the command ends with 2 if a check fails.
     """
     from lens_steer.models.loading import hf_twin, info_of
     from lens_steer.models.proof import ProofError, prove

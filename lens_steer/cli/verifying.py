@@ -89,7 +89,8 @@ def verify(
         chosen = prompts.read()
         check_splits(chosen)
         capability = None if tasks is None else tasks_of(chosen, prompts.seed, tasks).report
-        name, own = own_calibration(given, load.check(model, *asked_of(chosen, max_new_tokens)), chosen.fit.hash)
+        described = load.check(model, *asked_of(chosen, max_new_tokens), site_spec="norm_in")  # which SAS reads
+        name, own = own_calibration(given, described, chosen.fit.hash)
         loaded = load(model)
         asked = {level: level in wanted for level in ("behaviour", "downstream")}
         work = verifying(loaded, chosen, max_new_tokens, draws=controls, tasks=capability, **asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.data import ContrastSet
+from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.matching import REFERENCE
@@ -16,6 +17,8 @@ from lens_steer.evaluation.published_direction import CALIBRATED, PublishedDirec
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import Activations, record
+from lens_steer.models.layout import Layout
+from lens_steer.models.sites import resolve
 from lens_steer.steer.method_table import Method, find_method
 
 
@@ -95,6 +98,24 @@ def conditions_compared(
     return Compared(
         base, activations["norm_out"], shuffled, published, tuple(controls), (*grids, *by_rule), tuple(left_out)
     )
+
+
+def held(methods: Sequence[str], layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the methods that a model has the sites for, and those it has not: what they read does not exist there.
+
+    >>> from lens_steer.models.layout import known_layout
+    >>> held(["selective", "standard-everywhere"], known_layout("llama", 2))
+    (['selective', 'standard-everywhere'], [])
+    """
+    kept, lacking = list[str](), list[str]()
+    for name in methods:
+        try:
+            resolve(find_method(name).reads, layout)
+        except LensSteerError:
+            lacking.append(name)
+        else:
+            kept.append(name)
+    return kept, lacking
 
 
 def condition_of(method: Method) -> str:

@@ -115,7 +115,7 @@ def _check_written(name: str, info: ModelInfo) -> None:
     """Refuse to write at a site where no module's input or output is the whole residual stream."""
     if info.backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {
-            "hf": ("by engine='hf'", "engine='tl'"),
+            "hf": ("by engine='hf'", "engine='tl' on a model with backend='hooked'"),
             "bridge": ("on a TransformerBridge", "backend='hooked'"),
         }[info.backend]
         if info.own_layout is not None:

@@ -97,9 +97,9 @@ def read_info(
         The description and the Hugging Face configuration.
 
     Raises:
-        LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the architecture is not
-            supported; if the template does not exist or does not use what it is given; or if the adapter folder holds
-            no adapter or one for a model of another size.
+        LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the structure of the
+            model is not found; if the template does not exist or does not use what it is given; or if the adapter
+            folder holds no adapter or one for a model of another size.
 
     >>> info, config = read_info("organism/llama")
     >>> info.n_layers == config.num_hidden_layers, info.backend

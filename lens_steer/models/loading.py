@@ -1,8 +1,9 @@
 """Loading of a chat model without weight processing, from an organism, a local folder or a hub name.
 
-The model is a HookedTransformer if TransformerLens still has that class (version 3.x;
-:mod:`lens_steer.models.hooked_transformer` builds it), and a TransformerBridge otherwise. Its activations equal those
-of the Hugging Face model. Only this module and :mod:`lens_steer.models.sites` know the difference.
+Of the families that are known by name the model is a HookedTransformer if TransformerLens still has that class
+(version 3.x; :mod:`lens_steer.models.hooked_transformer` builds it), and a TransformerBridge otherwise. Of every other
+family it is the plain Hugging Face model, whose layout is proved here (:mod:`lens_steer.models.proof`). Its activations
+equal those of the Hugging Face model.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def load_model(
     adapter: str | Path | None = None,
     revision: str | None = None,
 ) -> HookedTransformer | TransformerBridge:
-    """Load a chat model with hook points at every residual stream and every norm output.
+    """Load a chat model whose residual streams and norm outputs can be read and steered under one set of names.
 
     Args:
         name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (included in the package, no network
@@ -59,10 +60,10 @@ def load_model(
             of the checkpoint).
         device: The device of the model. None: the first CUDA device if there is one, otherwise the CPU.
         n_devices: The number of accelerators over which the blocks of a HookedTransformer are split.
-        device_map: The device of each part of a TransformerBridge, in the form of Transformers: ``"auto"``, or a
-            mapping of modules to devices. It replaces ``device``.
-        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights. None: the weights of the
-            checkpoint, which may already be quantised in this way.
+        device_map: The device of each part of a TransformerBridge or a plain model, in the form of Transformers:
+            ``"auto"``, or a mapping of modules to devices. It replaces ``device``.
+        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge or a plain model with 4-bit weights. None: the weights
+            of the checkpoint, which may already be quantised in this way.
         backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x). ``"bridge"``: a TransformerBridge. ``"auto"``:
             a HookedTransformer if the class exists and can hold the model exactly, otherwise a TransformerBridge.
             ``"hf"``: the plain Hugging Face model, which ``"auto"`` takes for every architecture that is not in
@@ -84,7 +85,9 @@ def load_model(
 
     Raises:
         LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the template does not
-            use an argument or a date; if the architecture is not supported; or if the dtype or the backend is invalid.
+            use an argument or a date; if the structure of the model is not found
+            (:class:`~lens_steer.models.block_reader.StructureError`) or a check of its proof fails
+            (:class:`~lens_steer.models.proof.ProofError`); or if the dtype or the backend is invalid.
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")

@@ -88,7 +88,7 @@ def _snapshot(name: str, revision: str) -> str:
 
 
 def read_config(name: str, folder: str) -> Any:
-    """Read the configuration of a model; for a checkpoint with images (Gemma-3), that of its text part.
+    """Read the configuration of a model; for a checkpoint with images, that of its text part.
 
     Raises:
         LensSteerError: If there is no such model, if the file cannot be read or is no configuration, or if a size is

@@ -1,8 +1,9 @@
 """4-bit weights: reading of quantised models, and dequantisation of the weights of their layers.
 
 Operators compute in float32 for every dtype of the weights. A quantised layer does not have the layout of a
-HookedTransformer, so quantised models are TransformerBridges. Only the 4-bit types of bitsandbytes are accepted: they
-quantise only weights, so a layer stays linear and folding stays exact. 8-bit layers also quantise activations.
+HookedTransformer, so quantised models are TransformerBridges or plain models. Only the 4-bit types of bitsandbytes are
+accepted: they quantise only weights, so a layer stays linear and folding stays exact. 8-bit layers also quantise
+activations.
 """
 
 from __future__ import annotations

@@ -176,7 +176,8 @@ def resolve(spec: str | Sequence[str], layout: Layout) -> tuple[str, ...]:
     """
     items = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
     there = {Site(index, kind) for index, block in enumerate(layout.blocks) for kind in kinds_of(block)}
-    norms = f"{len(layout.blocks)} blocks with the norms {', '.join(layout.norms) or 'of no kind'}"
+    kinds = [kind for kind in NETWORK_ORDER if any(site.kind == kind for site in there)]
+    has = f"{len(layout.blocks)} blocks with {', '.join(kinds)}"
     found: set[Site] = set()
     for item in items:
         if not isinstance(item, str):
@@ -187,11 +188,11 @@ def resolve(spec: str | Sequence[str], layout: Layout) -> tuple[str, ...]:
         if item in GROUPS:
             wanted = {site for site in there if _in_group(site, item, layout)}
             if not wanted:
-                raise LensSteerError(f"sites {item!r} do not exist in this model, which has {norms}")
+                raise LensSteerError(f"sites {item!r} do not exist in this model, which has {has}")
         else:
             wanted = {parse(item)}
             if not wanted <= there:
-                raise LensSteerError(f"site {item!r} does not exist in this model, which has {norms}")
+                raise LensSteerError(f"site {item!r} does not exist in this model, which has {has}")
         found |= wanted
     if not found:
         raise LensSteerError(f"sites={spec!r} names no site: use one of {', '.join(GROUPS)} or a list of names")

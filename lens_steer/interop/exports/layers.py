@@ -51,7 +51,9 @@ class Layers:
             raise LensSteerError(f"into={self.into!r}: use one of {', '.join(TARGETS)}")
         if self.architecture not in BIAS_FLAGS:
             raise LensSteerError(
-                f"the layers of architecture {self.architecture!r} are not known: supported are {', '.join(BIAS_FLAGS)}"
+                f"the layers of architecture {self.architecture!r} are not known, so no plan is folded into them "
+                f"(known are {', '.join(BIAS_FLAGS)}): steer with hooks (engine='hf'), or export an addition at "
+                "resid_post as a control vector (gguf-cvec)"
             )
 
     @property

@@ -88,7 +88,8 @@ def standard_angular(
     >>> len(standard_angular(calibration, 90, everywhere=True).sites), len(calibration.discriminative_sites)
     (24, 11)
     """
-    return _rotation("standard", calibration, angle, _places(everywhere, at), basis, positions, everywhere=everywhere)
+    where = _places(everywhere, at, calibration)
+    return _rotation("standard", calibration, angle, where, basis, positions, everywhere=everywhere)
 
 
 def adaptive_angular(
@@ -113,7 +114,7 @@ def adaptive_angular(
     if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
-    where = _places(everywhere, at)
+    where = _places(everywhere, at, calibration)
     return _rotation("adaptive", calibration, angle, where, basis, positions, everywhere=everywhere, **gate)
 
 
@@ -178,11 +179,21 @@ def _rotation(
     return SteeringPlan.of(calibration, f"{method}-everywhere" if everywhere else method, [step], positions)
 
 
-def _places(everywhere: bool, at: Sites) -> Sites:
-    """Return the sites that the arguments name; None for the discriminative ones."""
+def _places(everywhere: bool, at: Sites, calibration: Calibration) -> Sites:
+    """Return the sites that the arguments name; None for the discriminative ones.
+
+    In a parallel block one norm can feed both branches; where the model has no norm before a branch, none is left.
+    """
     if everywhere and at is not None:
         raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
-    return EVERYWHERE if everywhere else at
+    if not everywhere:
+        return at
+    if not (there := tuple(kind for kind in EVERYWHERE if kind in calibration.layout.norms)):
+        raise LensSteerError(
+            f"everywhere=True writes at the norms before attention and MLP, and {calibration.model!r} has none: name "
+            "sites with at=…, such as at='norm_out'"
+        )
+    return there
 
 
 def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str, float]:
