@@ -23,7 +23,7 @@ from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.huggingface import text_part
 from lens_steer.models.layout import Layout
-from lens_steer.models.structure import find_layout
+from lens_steer.models.structure import MEND, find_layout
 from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import read_tokenizer
 
@@ -45,7 +45,8 @@ def searched() -> dict[str, dict[str, Any]]:
         try:
             found[name] = {"layout": find_layout(config).to_json()}
         except LensSteerError as error:
-            found[name] = {"refused": str(error).removeprefix(f"architecture {config.model_type!r}: ")}
+            said = str(error).removeprefix(f"architecture {config.model_type!r}: ").removesuffix(MEND)
+            found[name] = {"refused": said}
     return found
 
 

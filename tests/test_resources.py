@@ -176,6 +176,15 @@ def test_weights_stand_once(tiny_folder: Path) -> None:
     assert wider.weights_while_loading == once.weights + once.weights // 2 + 4 * shape.d_vocab * shape.d_model
 
 
+def test_heads_of_several_widths() -> None:
+    """Gemma-4's full attention has wider heads; the count of parameters does not go by them."""
+    from tests.further import further_config
+
+    shape = Shape.of(further_config("gemma4_text", global_head_dim=32))
+    assert shape.d_head == 48 // 4
+    assert shape.n_layers == 3
+
+
 def test_architectures_that_are_not_known_by_name() -> None:
     """GPT-2's published number of parameters; a family without attention is refused."""
     from transformers import GPT2Config, MambaConfig

@@ -31,7 +31,7 @@ def sites(
         typer.echo(f"blocks {spans(at)}{''.join(f', {fact}' for fact in facts_of(block))}", err=True)
         for kind in kinds_of(block):
             site = Site(at[0], kind)
-            where = site.described(layout).replace(f"{layout.layers}.{at[0]}", f"{layout.layers}.{{l}}")
+            where = site.described(layout).replace(layout.paths[at[0]], f"{layout.layers}.{{l}}")
             what = f"  {block.formula[kind]}" if kind in block.formula else ""
             name = site.name.replace(f"blocks.{at[0]}.", "blocks.{l}.")
             typer.echo(f"  {name:<30} {where}{what}", err=True)
@@ -74,9 +74,8 @@ def check(load: Load, model: Model) -> None:
 def tell(rows: Iterable[Any]) -> None:
     """Print a line a check on the error stream."""
     for row in rows:
-        at = f" at {row.where}" if row.where and not row.holds else ""
         verdict = "holds" if row.holds else "FAILS"
-        typer.echo(f"{verdict} {row.error:8.1e} (≤ {row.bound:g})  {row.check}{at}", err=True)
+        typer.echo(f"{verdict} {row.error:8.1e} (≤ {row.bound:g})  {row.check}{'' if row.holds else row.at}", err=True)
 
 
 def spans(indices: Iterable[int]) -> str:

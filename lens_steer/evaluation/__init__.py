@@ -7,6 +7,7 @@ What other rooms use of it:
 - ``bounds``: ``measured_bound``, ``harmless_alone``
 - ``budgeted``: ``ANGLES``, ``BUDGET``, ``check_angles``, ``within``
 - ``cells``: ``told``, ``read``, ``plain``, ``labels_of``, ``counts``, ``clusters_of``
+- ``compared``: ``held``
 - ``comparison``: ``Comparison``, ``compare``
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``,
   ``plan_at_value``, ``draw_sites``

@@ -118,7 +118,7 @@ def _check_written(name: str, info: ModelInfo) -> None:
             "hf": ("by engine='hf'", "engine='tl' on a model with backend='hooked'"),
             "bridge": ("on a TransformerBridge", "backend='hooked'"),
         }[info.backend]
-        if info.own_layout is not None:
+        if not info.known_by_name:
             whose, mend = f"on {info.architecture!r}", "a plan at resid_pre or resid_post"
         raise LensSteerError(
             f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes "
@@ -149,7 +149,7 @@ def _at_module(
 ) -> RemovableHandle:
     module = model.get_submodule(site.module(layout))
     if site.kind in layout.blocks[site.block].flat:
-        function = _by_row(model.get_submodule(f"{layout.layers}.{site.block}"), function, stack)
+        function = _by_row(model.get_submodule(layout.paths[site.block]), function, stack)
     if site.is_input:
         return at_input(module, function)
     return module.register_forward_hook(partial(_on_output, function=function))

@@ -61,7 +61,7 @@ def continuation_logs(
     for said in continuations:
         with_responses(prompts, said)
     found = np.full((len(continuations), len(prompts)), np.nan)
-    if engine != "hf" or info_of(model).own_layout is not None:  # whose cache may take single tokens alone
+    if engine != "hf" or not info_of(model).known_by_name:  # whose cache may take single tokens alone
         for i, said in enumerate(continuations):
             for row, logits, ids in response_logits(model, with_responses(prompts, said), engine=engine):
                 found[i, row] = _log(logits, ids)

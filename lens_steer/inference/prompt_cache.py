@@ -103,8 +103,8 @@ class PromptCache:
 
     def _read(self, new: dict[str, Prompt]) -> None:
         """Read prompts and keep the keys and values that fit into the rest of ``max_bytes``."""
-        if not new or self._left <= 0 or info_of(self._model).own_layout is not None:
-            return  # caches of architectures that are not known by name have other forms
+        if not new or self._left <= 0 or not info_of(self._model).known_by_name:
+            return
         keys = list(new)
         for batch in batches_of(self._model, list(new.values()), max_rows=64):
             with on_engine(self._model, "hf") as runner:

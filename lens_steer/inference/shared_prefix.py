@@ -41,7 +41,7 @@ def shared_prefix(model: Any, batch: Batch) -> int:
     info = info_of(model)
     if (
         info.backend != "hf"
-        or info.own_layout is not None
+        or not info.known_by_name
         or len(batch.rows) < 2
         or batch.offset is not None
         or n_hooks(model) != ours

@@ -13,11 +13,12 @@ What other rooms use of it:
 - ``layout``: ``Layout``, ``WithLayout``, ``known_layout``, ``layout_row``, ``read_layout_row``
 - ``logits``: ``soft_cap``
 - ``location``: ``locate``, ``read_config``
-- ``proof``: ``prove``, ``ProofError``, ``ProofRow``
+- ``proof``: ``bound_of``, ``prove``, ``ProofError``, ``ProofRow``
+- ``proof_forwards``: ``relative_error``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``,
   ``kinds_of``
-- ``structure``: ``find_layout``, ``layout_of``
+- ``structure``: ``StructureError``, ``find_layout``, ``layout_of``
 - ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``, ``another_template``
 - ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``, ``template_text``
 """

@@ -9,12 +9,9 @@ from math import prod
 from torch import nn
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models.layout import Block
+from lens_steer.models.layout import BRANCHES, NORM_KINDS, Block
 from lens_steer.models.norms import norm_formula
 from lens_steer.models.trace import Operation, Trace
-
-# The kinds of sites of a branch: the norm before it, what it adds to the stream, and the norm after it.
-ATTENTION, MLP = ("ln1", "attn_out", "ln1_post"), ("ln2", "mlp_out", "ln2_post")
 
 
 class StructureError(LensSteerError):
@@ -76,7 +73,7 @@ class _Reader:
         branches = [self._branch(value, streams) for value in added]
         attention, mlp = self._two(branches, streams)
         modules: dict[str, str] = {}
-        for (before, out, after), branch in ((ATTENTION, attention), (MLP, mlp)):
+        for (before, out, after), branch in zip(BRANCHES, (attention, mlp), strict=True):
             if branch.before is not None and branch.before not in modules.values():
                 modules[before] = branch.before
             modules[out] = branch.module
@@ -88,11 +85,11 @@ class _Reader:
         flat += ["resid_mid"] if middle and not self._in_rows(self.trace.calls[middle].inputs) else []
         return Block(
             modules=tuple((kind, self._short(name)) for kind, name in modules.items()),
-            formulas=tuple((kind, self.formulas[name]) for kind, name in modules.items() if kind.startswith("ln")),
+            formulas=tuple((kind, self.formulas[name]) for kind, name in modules.items() if kind in NORM_KINDS),
             middle=self._short(middle),
             parallel=parallel,
             attends=attention.attends,
-            scaled=tuple(out for (_, out, _), b in ((ATTENTION, attention), (MLP, mlp)) if b.scaled),
+            scaled=tuple(out for (_, out, _), b in zip(BRANCHES, (attention, mlp), strict=True) if b.scaled),
             others=tuple(self._short(b.module) for b in branches if b not in (attention, mlp)),
             rescaled=rescaled,
             flat=tuple(flat),
@@ -120,7 +117,7 @@ class _Reader:
     def _stream(self) -> tuple[list[int], list[int], bool]:
         """Return the values of the stream from the block's input on, what is added, and whether the sum is scaled."""
         value, rescaled = self.end, False
-        while (made := self.trace.made.get(value)) is not None and (scaled := self._multiplied(value)) is not None:
+        while (scaled := self._multiplied(value)) is not None:
             value, rescaled = self.trace.origin(scaled), True
         streams, added = [value], []
         while value != self.start:
@@ -218,9 +215,9 @@ class _Reader:
         found = {}
         for name in self.formulas:
             call = self.trace.calls[name]
-            if self._goes_on(name):
+            if name == after or not call.inputs or self._goes_on(name):
                 continue
-            if name != after and call.inputs and (origin := self.trace.origin(call.inputs[0])) in streams:
+            if (origin := self.trace.origin(call.inputs[0])) in streams:
                 found |= dict.fromkeys(call.outputs, (name, origin))
         return found
 

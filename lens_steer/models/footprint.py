@@ -71,8 +71,8 @@ class Shape:
             n_layers=n_layers,
             d_model=config.hidden_size,
             n_heads=config.num_attention_heads,
-            n_kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            d_head=_head_width(config),
+            n_kv_heads=_size(config, "num_key_value_heads", config.num_attention_heads),
+            d_head=_size(config, "head_dim", config.hidden_size // config.num_attention_heads),
             d_vocab=config.vocab_size,
             parameters=model.num_parameters(),
             block_parameters=sum(p.numel() for p in model.get_submodule(layout.layers).parameters()) // n_layers,
@@ -80,12 +80,12 @@ class Shape:
         )
 
 
-def _head_width(config: Any) -> int:
+def _size(config: Any, name: str, otherwise: int) -> int:
+    """Return a size, or another one if the family has none or its blocks have several (Transformers then raises)."""
     try:
-        found = getattr(config, "head_dim", None)
-    except AttributeError:  # a family whose blocks have heads of several widths
-        found = None
-    return found or config.hidden_size // config.num_attention_heads
+        return getattr(config, name, None) or otherwise
+    except RuntimeError:
+        return otherwise
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def read_info(
 
     Raises:
         LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the structure of the
-            model is not found; if the template does not exist or does not use what it is given; or if the adapter
-            folder holds no adapter or one for a model of another size.
+            model is not found or its configuration names no longest prompt; if the template does not exist or does not
+            use what it is given; or if the adapter folder holds no adapter or one for a model of another size.
 
     >>> info, config = read_info("organism/llama")
     >>> info.n_layers == config.num_hidden_layers, info.backend
@@ -112,9 +112,11 @@ def read_info(
     if merged:
         check_adapter(merged, config)
     tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
-    layout = None if config.model_type in KNOWN else find_layout(config)
     if getattr(config, "max_position_embeddings", None) is None:
-        raise LensSteerError(f"model {str(name)!r}: its config.json has no max_position_embeddings, the longest prompt")
+        raise LensSteerError(
+            f"model {str(name)!r}: its config.json has no max_position_embeddings: add the longest prompt, in tokens"
+        )
+    layout = None if config.model_type in KNOWN else find_layout(config)
     info = ModelInfo(
         str(name),
         folder,

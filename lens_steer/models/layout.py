@@ -12,6 +12,10 @@ from typing import Any
 
 from lens_steer.errors import LensSteerError
 
+# Of each branch the kinds of the norm before it, of what it adds to the stream, and of the norm after it.
+BRANCHES = (("ln1", "attn_out", "ln1_post"), ("ln2", "mlp_out", "ln2_post"))
+NORM_KINDS = ("ln1", "ln1_post", "ln2", "ln2_post")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -56,6 +60,16 @@ class Block:
         """The kinds of its norms."""
         return tuple(kind for kind, _ in self.formulas)
 
+    def norm_before(self, out: str) -> str:
+        """Return the kind of the norm whose output the branch of ``attn_out`` or ``mlp_out`` reads; empty without one.
+
+        >>> known_layout("llama", 1).blocks[0].norm_before("mlp_out")
+        'ln2'
+        """
+        own = next(before for before, kind, _ in BRANCHES if kind == out)
+        shared = "ln1" if self.parallel else ""
+        return next((kind for kind in (own, shared) if kind in self.norms), "")
+
     @property
     def sums(self) -> bool:
         """True if its output is its input plus ``attn_out`` plus ``mlp_out``."""
@@ -79,6 +93,11 @@ class Layout:
     final_norm: str
     final_formula: str
     unembedding: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path of each block."""
+        return tuple(f"{self.layers}.{index}" for index in range(len(self.blocks)))
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -142,6 +161,11 @@ class WithLayout:
     own_layout: Layout | None
 
     @property
+    def known_by_name(self) -> bool:
+        """True if the architecture is known by name; caches of other architectures can have forms of their own."""
+        return self.own_layout is None
+
+    @property
     def layout(self) -> Layout:
         """The layout of the model.
 
@@ -169,7 +193,6 @@ def read_layout_row(facts: Mapping[str, Any]) -> Layout | None:
     return Layout.from_json(facts["layout"]) if facts.get("layout") else None
 
 
-NORM_KINDS = ("ln1", "ln1_post", "ln2", "ln2_post")
 _TWO = {
     "ln1": "input_layernorm",
     "attn_out": "self_attn",

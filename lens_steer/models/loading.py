@@ -138,12 +138,12 @@ def load_described(
     """
     name, folder, merged, tokenizer = told.name, told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
-    if told.own_layout is not None and backend not in ("auto", "hf"):
-        raise LensSteerError(
-            f"backend={backend!r}: model {told.name!r} has architecture {told.architecture!r}, and the classes of "
-            f"TransformerLens are used for {', '.join(KNOWN)}: use backend='hf'"
-        )
-    if backend == "hf" or told.own_layout is not None:
+    if not told.known_by_name or backend == "hf":
+        if backend not in ("auto", "hf"):
+            raise LensSteerError(
+                f"backend={backend!r}: model {told.name!r} has architecture {told.architecture!r}, and the classes of "
+                f"TransformerLens are used for {', '.join(KNOWN)}: use backend='hf'"
+            )
         return _plain(told, config, dtype, device, n_devices, device_map, kind)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
     chosen, mapped = _chosen(config, name, backend, n_devices, only_bridge)
@@ -195,8 +195,8 @@ def _plain(
     name = str(torch_dtype).removeprefix("torch.")
     info = replace(told, backend="hf", dtype=name, quantization=kind, device_map=device_map)
     vars(model)["lens_info"] = info
-    if info.own_layout is not None:
-        rows = prove(model.eval(), info.own_layout)
+    if not info.known_by_name:
+        rows = prove(model, info.layout)
         require(rows, info.name)
         vars(model)["lens_proof"] = rows
         vars(model)["lens_logit_scale"] = logit_scale(model)

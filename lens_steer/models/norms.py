@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-EPSILON = 1e-3  # Rows of length √d or more: what a norm adds to the variance hardly shows.
+TOLERANCE = 1e-3  # For rows of length √d or more, where what a norm adds to the variance hardly shows.
 
 
 def norm_formula(module: nn.Module) -> str | None:
@@ -82,10 +82,10 @@ def _gain_and_bias(module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
 
 def _named(found: Tensor, vectors: Tensor, gain: Tensor | None, bias: Tensor | None) -> str | None:
     gains = {"": gain, " (1 + w)": 1 + gain} if gain is not None else {" without gain": torch.ones(1)}
-    for name, normed in FORMULAS.items():
+    for name, formula in FORMULAS.items():
         for how, by in gains.items():
-            expected = normed(vectors) * by + (0 if bias is None else bias)
-            if torch.allclose(found, expected, atol=EPSILON, rtol=EPSILON):
+            expected = formula(vectors) * by + (0 if bias is None else bias)
+            if torch.allclose(found, expected, atol=TOLERANCE, rtol=TOLERANCE):
                 return f"{name}{how}{'' if bias is None else ' + b'}"
     return None
 

@@ -6,7 +6,7 @@ a sum, b is what the block adds. A wrong module, a wrong formula or a missing br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import Any
@@ -15,24 +15,11 @@ import torch
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.layout import Layout
-from lens_steer.models.proof_checks import (
-    Found,
-    Values,
-    batched,
-    cached,
-    causal,
-    chained,
-    check_finite,
-    formulas,
-    mixed,
-    seen_on,
-    summed,
-    wired,
-)
+from lens_steer.models.proof_checks import CHECKS
+from lens_steer.models.proof_forwards import run_forwards
 
 # In float64 as in float32, because the norms of many families compute in float32.
 BOUNDS = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-LENGTHS = (5, 8, 11, 11)
 
 
 @dataclass(frozen=True)
@@ -41,9 +28,9 @@ class ProofRow:
 
     Attributes:
         check: What was compared.
-        error: The largest relative error.
-        bound: The largest error that is allowed.
-        where: The module with the largest error.
+        error: The largest relative error, or a number of faults.
+        bound: The largest one that is allowed.
+        where: The module or the sites with it; empty where it is the whole model.
     """
 
     check: str
@@ -51,10 +38,25 @@ class ProofRow:
     bound: float
     where: str = ""
 
+    @classmethod
+    def of(cls, check: str, found: Iterable[tuple[str, float]], bound: float) -> ProofRow:
+        """Return the row of the largest error among several places; NaN is the largest.
+
+        >>> ProofRow.of("sums", [("a", 0.1), ("b", 0.2)], 1.0)
+        ProofRow(check='sums', error=0.2, bound=1.0, where='b')
+        """
+        where, error = max(found, key=lambda one: (isnan(one[1]), one[1]), default=("", 0.0))
+        return cls(check, error, bound, where)
+
     @property
     def holds(self) -> bool:
-        """True if the error is within its bound; an error that is no number is not."""
+        """True if the error is within its bound; NaN is not."""
         return self.error <= self.bound
+
+    @property
+    def at(self) -> str:
+        """Where it is, for a message."""
+        return f" at {self.where}" if self.where else ""
 
 
 class ProofError(LensSteerError):
@@ -63,6 +65,15 @@ class ProofError(LensSteerError):
     def __init__(self, message: str, rows: Sequence[ProofRow]) -> None:
         super().__init__(message)
         self.rows = tuple(rows)
+
+
+def bound_of(dtype: str) -> float:
+    """Return the largest relative error that is allowed in a dtype.
+
+    >>> bound_of("float32")
+    0.0001
+    """
+    return BOUNDS.get(dtype, BOUNDS["bfloat16"])
 
 
 def prove(model: Any, layout: Layout, *, seed: int = 0) -> tuple[ProofRow, ...]:
@@ -83,43 +94,23 @@ def prove(model: Any, layout: Layout, *, seed: int = 0) -> tuple[ProofRow, ...]:
         One row a check, in this order.
 
     Raises:
-        LensSteerError: If an activation is not finite; the message names the first module that gives such a one.
+        LensSteerError: If the model cannot run, if an output is not finite, or if a check cannot be made on it.
 
     >>> import lens_steer as ls
-    >>> from lens_steer.models.loading import hf_twin
     >>> model = ls.load_model("organism/llama")
-    >>> all(row.holds for row in prove(hf_twin(model), model.lens_info.layout))
+    >>> all(row.holds for row in prove(ls.hf_twin(model), model.lens_info.layout))
     True
     """
-    draw = torch.Generator().manual_seed(seed)
-    prompts = [torch.randint(model.config.get_text_config().vocab_size, (n,), generator=draw) for n in LENGTHS]
-    dtype = str(model.dtype).removeprefix("torch.")
-    bound, eps = BOUNDS.get(dtype, BOUNDS["bfloat16"]), torch.finfo(model.dtype).eps
+    bound, rows = bound_of(str(model.dtype).removeprefix("torch.")), []
     with torch.inference_mode():
-        try:
-            seen = [seen_on(model, layout, ids) for ids in prompts]
-        except Exception as error:
-            raise LensSteerError(f"the model cannot run in {dtype}: {first_line(error)}") from error
-        for values in seen:
-            check_finite(values, dtype)
-        single = [values["logits"][0] for values in seen]
-        checks: list[tuple[str, Callable[[], Found]]] = [
-            ("each block reads what the one before gives", lambda: _of_all(lambda v: chained(v, layout), seen)),
-            ("a block gives its input + attn_out + mlp_out", lambda: summed(seen, layout, eps)),
-            ("norms and branches read what they should", lambda: _of_all(lambda v: wired(v, layout, eps), seen)),
-            ("a parallel block's attention alone mixes tokens", lambda: mixed(model, layout, prompts, seen)),
-            ("every norm computes its formula", lambda: _of_all(lambda v: formulas(model, v, layout), seen)),
-            ("a padded batch = single prompts", lambda: batched(model, prompts, single)),
-            ("with a cache = without", lambda: cached(model, prompts, single)),
-            ("a later token changes no earlier logits", lambda: causal(model, prompts, single)),
-        ]
-        rows = []
-        for name, check in checks:
+        run = run_forwards(model, layout, seed=seed)
+        for name, check in CHECKS.items():
             try:
-                where, error = max(check(), key=lambda found: (isnan(found[1]), found[1]), default=("", 0.0))
-            except Exception as error_:  # whatever a family's own code raises
-                raise LensSteerError(f"the check '{name}' cannot be made: {first_line(error_)}") from error_
-            rows.append(ProofRow(name, error, bound, where))
+                rows.append(ProofRow.of(name, check(run), bound))
+            except Exception as error:  # whatever a family's own code raises
+                raise LensSteerError(
+                    f"the check '{name}' cannot be made: {first_line(error)}: load a model of another architecture"
+                ) from error
     return tuple(rows)
 
 
@@ -131,13 +122,8 @@ def require(rows: Sequence[ProofRow], name: str) -> None:
     """
     for row in rows:
         if not row.holds:
-            at = f" at {row.where}" if row.where else ""
             raise ProofError(
-                f"model {name!r} is not built as was found: '{row.check}' fails{at} (relative error {row.error:.2g}, "
-                f"allowed {row.bound:g}); 'lens-steer check' shows every check",
+                f"model {name!r} is not built as was found: '{row.check}' fails{row.at} (relative error "
+                f"{row.error:.2g}, allowed {row.bound:g}); 'lens-steer check' shows every check",
                 rows,
             )
-
-
-def _of_all(check: Callable[[Values], Found], seen: list[Values]) -> Found:
-    return [found for values in seen for found in check(values)]

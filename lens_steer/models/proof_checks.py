@@ -1,201 +1,184 @@
-"""The checks of a proof: what a layout says of a model, against what its modules get and give in forwards.
+"""The checks of a proof: what a layout says of a model, against what its modules get and give.
 
-Each returns where something was compared, and the relative error there; see :mod:`lens_steer.models.proof`.
+Each check returns where it compared, and the relative errors there.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lens_steer.errors import LensSteerError
-from lens_steer.models.layout import Layout
+from lens_steer.models.layout import BRANCHES, Block
 from lens_steer.models.norms import normed
+from lens_steer.models.proof_forwards import Forwards, Seen, relative_error, seen_on
 
-Values = dict[str, list[Tensor]]
-Found = list[tuple[str, float]]  # where, and the relative error there
-
-
-def seen_on(model: Any, layout: Layout, ids: Tensor) -> Values:
-    """Return the tensors that go into the modules of a layout (``path<``) and out (``path>``), and ``logits``."""
-    found: Values = {}
-
-    # Copies, because some families go on to change a module's output in place.
-    def keep(module: nn.Module, args: Any, kwargs: Any, output: Any, *, path: str) -> None:
-        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
-        made = output if isinstance(output, tuple) else (output,)
-        found[f"{path}<"], found[f"{path}>"] = (
-            [v.detach().cpu().clone() for v in given],
-            [made[0].detach().cpu().clone()],
-        )
-
-    with ExitStack() as stack:
-        for path in (*_paths(layout), layout.final_norm):
-            hook = model.get_submodule(path).register_forward_hook(partial(keep, path=path), with_kwargs=True)
-            stack.callback(hook.remove)
-        found["logits"] = [model(ids[None].to(model.device), use_cache=False).logits[0].cpu()]
-    return found
+Found = list[tuple[str, float]]
+ROUNDINGS = 2  # A block rounds its sum once a branch.
 
 
-def check_finite(values: Values, dtype: str) -> None:
-    outputs = ((name, tensors[0]) for name, tensors in values.items() if not name.endswith("<"))
-    first = next((name for name, value in outputs if not bool(torch.isfinite(value).all())), None)
-    if first is not None:
-        what = f"the output of {first[:-1]}" if first.endswith(">") else f"a number among the {first}"
-        raise LensSteerError(
-            f"{what} is not finite in {dtype}: load the model in bfloat16 or float32, or look for broken weights"
-        )
+def check_chain(run: Forwards) -> Found:
+    """Compare what each block, and the final norm, gets with what the block before gives: one tensor, so nothing is
+    rounded.
+    """
+    ends = list(zip(run.layout.paths, [*run.layout.paths[1:], run.layout.final_norm], strict=True))
+    return [
+        (after, relative_error(one.inputs[after][0], one.outputs[before])) for one in run.seen for before, after in ends
+    ]
 
 
-def _paths(layout: Layout) -> list[str]:
-    found = []
-    for index, block in enumerate(layout.blocks):
-        path = f"{layout.layers}.{index}"
-        inside = dict.fromkeys((*block.path.values(), block.middle, *block.others))
-        found += [path, *(f"{path}.{module}" for module in inside if module)]
-    return found
+def check_sums(run: Forwards) -> Found:
+    """Compare what each block gives with its input plus its branches.
 
-
-def _error(a: Tensor, b: Tensor) -> float:
-    a, b = a.double(), b.double()
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))
-
-
-def chained(values: Values, layout: Layout) -> Found:
-    """The stream between blocks is one tensor, so nothing is rounded."""
-    paths = [f"{layout.layers}.{index}" for index in range(len(layout.blocks))]
-    ends = zip(paths, [*paths[1:], layout.final_norm], strict=True)
-    return [(after, _error(values[f"{after}<"][0], values[f"{before}>"][0])) for before, after in ends]
-
-
-def summed(seen: list[Values], layout: Layout, eps: float) -> Found:
-    """What the sum of the parts misses, against what the block adds; rounding of the whole stream is no miss.
-
-    Where a block multiplies, the numbers are those that fit best over all prompts; parts that it does not multiply
-    count once.
+    The error is ‖given − sum‖ / ‖given − input‖ at the worst position, where the rounding of the whole stream,
+    ``2 ε (‖given‖ + ‖input‖)``, is no error: beside a long stream a branch would not show otherwise.
     """
     found = []
-    for index, block in enumerate(layout.blocks):
-        path = f"{layout.layers}.{index}"
-        added = [block.path["attn_out"], block.path["mlp_out"], *block.others]
-        parts = [[values[f"{path}<"][0], *(values[f"{path}.{name}>"][0] for name in added)] for values in seen]
-        flat = [torch.cat([one[part].double().flatten() for one in parts]) for part in range(len(added) + 1)]
-        given = torch.cat([values[f"{path}>"][0].double().flatten() for values in seen])
-        free = [block.rescaled, *(kind in block.scaled or block.rescaled for kind in ("attn_out", "mlp_out"))]
-        free += [True] * len(block.others)
-        rest = given - sum((part for part, times in zip(flat, free, strict=True) if not times), torch.zeros(()))
-        if any(free):
-            columns = torch.stack([part for part, times in zip(flat, free, strict=True) if times], dim=1)
-            rest = rest - (columns @ torch.linalg.lstsq(columns, rest[:, None]).solution).flatten()
-        width = parts[0][0].shape[-1]
-        missed, whole = rest.reshape(-1, width).norm(dim=1), given.reshape(-1, width).norm(dim=1)
-        stream = flat[0].reshape(-1, width).norm(dim=1)
-        step = (given - flat[0]).reshape(-1, width).norm(dim=1)
-        error = (missed - 2 * eps * (whole + stream)).clamp_min(0) / step.clamp_min(1e-30)
-        found.append((path, float(error.max())))
+    for path, block in zip(run.layout.paths, run.layout.blocks, strict=True):
+        names = [f"{path}.{name}" for name in (block.path["attn_out"], block.path["mlp_out"], *block.others)]
+        given = _together([one.outputs[path] for one in run.seen])
+        stream = _together([one.inputs[path][0] for one in run.seen])
+        parts = [stream, *(_together([one.outputs[name] for one in run.seen]) for name in names)]
+        missed = _unexplained(given, parts, _multiplied(block)).norm(dim=1)
+        rounding = ROUNDINGS * run.eps * (given.norm(dim=1) + stream.norm(dim=1))
+        added = (given - stream).norm(dim=1).clamp_min(1e-30)
+        found.append((path, float(((missed - rounding).clamp_min(0) / added).max())))
     return found
 
 
-def wired(values: Values, layout: Layout, eps: float) -> Found:
-    """Norms and branches read what the layout says: the block's input, the stream after attention, a norm's output."""
+def _together(values: Sequence[Tensor]) -> Tensor:
+    """Return vectors of several prompts, ``[n, d_model]`` in float64."""
+    return torch.cat([value.double().reshape(-1, value.shape[-1]) for value in values])
+
+
+def _multiplied(block: Block) -> list[bool]:
+    """Return for the stream, attention, the MLP and further branches whether the block multiplies them by a number."""
+    branches = (block.rescaled or kind in block.scaled for kind in ("attn_out", "mlp_out"))
+    return [block.rescaled, *branches, *(True for _ in block.others)]
+
+
+def _unexplained(given: Tensor, parts: Sequence[Tensor], free: Sequence[bool]) -> Tensor:
+    """Return what is left of ``given`` after its parts: each once, or times the number that fits all prompts best."""
+    left = given.clone()
+    for part, times in zip(parts, free, strict=True):
+        left -= 0 if times else part
+    if any(free):
+        columns = torch.stack([part.flatten() for part, times in zip(parts, free, strict=True) if times], dim=1)
+        left -= (columns @ torch.linalg.lstsq(columns, left.flatten()[:, None]).solution).reshape(left.shape)
+    return left
+
+
+def check_reads(run: Forwards) -> Found:
+    """Compare what norms and branches get with the block's input, the stream after attention, or a norm's output."""
+    return [found for one in run.seen for found in _reads(run, one)]
+
+
+def _reads(run: Forwards, one: Seen) -> Found:
     found = []
-    for index, block in enumerate(layout.blocks):
-        path = f"{layout.layers}.{index}"
-        start = values[f"{path}<"][0].double()
-        after = start + values[f"{path}.{block.path['attn_out']}>"][0].double().reshape(start.shape)
-        reads = {"ln1": start, "ln2": start if block.parallel else after}
-        asked = [(block.path[kind], reads[kind]) for kind in ("ln1", "ln2") if kind in block.norms]
-        asked += [(block.middle, after)] if block.middle else []
+    for path, block in zip(run.layout.paths, run.layout.blocks, strict=True):
+        start = one.inputs[path][0].double()
+        after = start + one.outputs[f"{path}.{block.path['attn_out']}"].double().reshape(start.shape)
+        wanted = {block.path[kind]: (start, 0.0) for kind in ("ln1", "ln2") if kind in block.norms}
+        if block.middle:
+            wanted[block.middle] = (after, ROUNDINGS * run.eps)
         if not block.sums:  # then the stream after attention is not known
-            asked = [(name, stream) for name, stream in asked if stream is not after]
-        for name, stream in asked:
-            given = values[f"{path}.{name}<"][0].double().reshape(start.shape)
-            missed = (_error(given, stream) - 2 * eps) if stream is after else _error(given, stream)
-            found.append((f"{path}.{name}", max(0.0, missed)))
-        for norm, out, post in (("ln1", "attn_out", "ln1_post"), ("ln2", "mlp_out", "ln2_post")):
-            norm = norm if norm in block.norms else "ln1" if block.parallel and "ln1" in block.norms else ""
-            if not norm or post in block.norms:  # the branch stands before its norm, and the layout does not name it
-                continue
-            name = block.path[out]
-            normed_ = values[f"{path}.{block.path[norm]}>"][0].double().flatten()
-            inputs = [v.double().flatten() for v in values[f"{path}.{name}<"] if v.numel() == normed_.numel()]
-            if inputs:  # otherwise the module is the end of a branch, such as its last linear layer
-                found.append((f"{path}.{name}", min(_direction_error(v, normed_) for v in inputs)))
+            wanted.pop(block.middle, None)
+        for name, (stream, rounding) in wanted.items():
+            error = relative_error(one.inputs[f"{path}.{name}"][0].reshape(start.shape), stream)
+            found.append((f"{path}.{name}", max(0.0, error - rounding)))
+        for _, out, post in BRANCHES:
+            norm, name = block.norm_before(out), f"{path}.{block.path[out]}"
+            if norm and post not in block.norms:  # otherwise the layout does not name the branch before its norm
+                made = one.outputs[f"{path}.{block.path[norm]}"].double().flatten()
+                inputs = [v.double().flatten() for v in one.inputs[name] if v.numel() == made.numel()]
+                if inputs:  # otherwise the module is the end of a branch, such as its last linear layer
+                    found.append((name, min(_error_of_multiple(made, given) for given in inputs)))
     return found
 
 
-def _direction_error(a: Tensor, b: Tensor) -> float:
-    """Return the relative error of ``b`` times the number that fits best: a family can multiply what a branch reads."""
-    return _error(b * float(a @ b / (b @ b).clamp_min(1e-30)), a)
+def _error_of_multiple(a: Tensor, b: Tensor) -> float:
+    """Return the relative error of ``a`` times the number that fits best: a family can multiply what a branch reads."""
+    return relative_error(a * float(a @ b / (a @ a).clamp_min(1e-30)), b)
 
 
-def mixed(model: Any, layout: Layout, prompts: list[Tensor], seen: list[Values]) -> Found:
-    """In a parallel first block a change of the first token reaches later outputs of attention, and not of the MLP."""
-    block, path, found = layout.blocks[0], f"{layout.layers}.0", []
-    if not block.parallel:
-        return [("", 0.0)]
-    for ids, values in zip(prompts, seen, strict=True):
-        other = torch.cat([(ids[:1] + 1) % model.config.get_text_config().vocab_size, ids[1:]])
-        changed = seen_on(model, layout, other)
-        moved = {
-            kind: _error(_later(changed, f"{path}.{name}>"), _later(values, f"{path}.{name}>"))
-            for kind, name in block.path.items()
-            if kind in ("attn_out", "mlp_out")
-        }
-        found.append((f"{path}.{block.path['mlp_out']}", moved["mlp_out"]))
-        found.append((f"{path}.{block.path['attn_out']}", 0.0 if moved["attn_out"] > moved["mlp_out"] else 1.0))
+def check_mixing(run: Forwards) -> Found:
+    """Change the first token: in a parallel first block it reaches later outputs of attention, and not of the MLP.
+
+    Of a block whose branches run one after the other :func:`check_reads` tells them apart.
+    """
+    block, path, found = run.layout.blocks[0], run.layout.paths[0], []
+    for one in run.seen if block.parallel else ():
+        changed = seen_on(run.model, run.layout, torch.cat([(one.ids[:1] + 1) % run.n_vocab, one.ids[1:]]))
+        attention, mlp = (f"{path}.{block.path[kind]}" for kind in ("attn_out", "mlp_out"))
+        moved = {name: relative_error(_later(changed, name), _later(one, name)) for name in (attention, mlp)}
+        found += [(mlp, moved[mlp]), (attention, 0.0 if moved[attention] > moved[mlp] else 1.0)]
     return found
 
 
-def _later(values: Values, name: str) -> Tensor:
+def _later(one: Seen, name: str) -> Tensor:
     """Return an output at all tokens but the first."""
-    return values[name][0].reshape(-1, values[name][0].shape[-1])[1:]
+    return one.outputs[name].reshape(-1, one.outputs[name].shape[-1])[1:]
 
 
-def formulas(model: Any, values: Values, layout: Layout) -> Found:
-    asked = [(layout.final_norm, layout.final_formula)]
-    for index, block in enumerate(layout.blocks):
-        asked += [(f"{layout.layers}.{index}.{block.path[kind]}", formula) for kind, formula in block.formulas]
+def check_formulas(run: Forwards) -> Found:
+    """Compare what each norm gives with its formula in float64, with the gain, the bias and the ε of the module."""
+    asked = [(run.layout.final_norm, run.layout.final_formula)]
+    for path, block in zip(run.layout.paths, run.layout.blocks, strict=True):
+        asked += [(f"{path}.{block.path[kind]}", formula) for kind, formula in block.formulas]
+    modules = {path: run.model.get_submodule(path) for path, _ in asked}
     return [
-        (path, _error(normed(model.get_submodule(path), formula, values[f"{path}<"][0]), values[f"{path}>"][0]))
+        (path, relative_error(normed(modules[path], formula, one.inputs[path][0]), one.outputs[path]))
+        for one in run.seen
         for path, formula in asked
     ]
 
 
-def batched(model: Any, prompts: list[Tensor], single: list[Tensor]) -> Found:
-    width = max(len(ids) for ids in prompts)
-    rows = torch.zeros(len(prompts), width, dtype=torch.long)
+def check_batch(run: Forwards) -> Found:
+    """Compare the logits of one batch, padded on the left, with those of single prompts."""
+    model, width = run.model, max(len(one.ids) for one in run.seen)
+    rows = torch.zeros(len(run.seen), width, dtype=torch.long)
     mask = torch.zeros_like(rows)
-    for row, ids in enumerate(prompts):
-        rows[row, width - len(ids) :], mask[row, width - len(ids) :] = ids, 1
+    for row, one in enumerate(run.seen):
+        rows[row, width - len(one.ids) :], mask[row, width - len(one.ids) :] = one.ids, 1
     given = {"attention_mask": mask.to(model.device), "use_cache": False}
     if "position_ids" in signature(model.forward).parameters:
         given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(model.device)
     logits = model(rows.to(model.device), **given).logits.cpu()
-    return [("", _error(logits[row, width - len(ids) :], single[row])) for row, ids in enumerate(prompts)]
+    return [("", relative_error(logits[row, width - len(one.ids) :], one.logits)) for row, one in enumerate(run.seen)]
 
 
-def cached(model: Any, prompts: list[Tensor], single: list[Tensor]) -> Found:
+def check_cache(run: Forwards) -> Found:
+    """Compare the logits with a cache, the second half of a prompt token by token, with those without."""
     found = []
-    for ids, wanted in zip(prompts, single, strict=True):
-        cache, logits, half = None, [], len(ids) // 2
-        for part in (ids[:half], *ids[half:].split(1)):
-            out = model(part[None].to(model.device), past_key_values=cache, use_cache=True)
+    for one in run.seen:
+        cache, logits, half = None, [], len(one.ids) // 2
+        for part in (one.ids[:half], *one.ids[half:].split(1)):
+            out = run.model(part[None].to(run.model.device), past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             logits.append(out.logits[0].cpu())
-        found.append(("", _error(torch.cat(logits), wanted)))
+        found.append(("", relative_error(torch.cat(logits), one.logits)))
     return found
 
 
-def causal(model: Any, prompts: list[Tensor], single: list[Tensor]) -> Found:
+def check_causality(run: Forwards) -> Found:
+    """Change the last token, and compare the logits before it."""
     found = []
-    for ids, wanted in zip(prompts, single, strict=True):
-        other = torch.cat([ids[:-1], (ids[-1:] + 1) % model.config.get_text_config().vocab_size])
-        logits = model(other[None].to(model.device), use_cache=False).logits[0].cpu()
-        found.append(("", _error(logits[:-1], wanted[:-1])))
+    for one in run.seen:
+        other = torch.cat([one.ids[:-1], (one.ids[-1:] + 1) % run.n_vocab])
+        logits = run.model(other[None].to(run.model.device), use_cache=False).logits[0].cpu()
+        found.append(("", relative_error(logits[:-1], one.logits[:-1])))
     return found
+
+
+CHECKS: dict[str, Callable[[Forwards], Found]] = {
+    "each block reads what the one before gives": check_chain,
+    "a block gives its input + attn_out + mlp_out": check_sums,
+    "norms and branches read what they should": check_reads,
+    "a parallel block's attention alone mixes tokens": check_mixing,
+    "every norm computes its formula": check_formulas,
+    "a padded batch = single prompts": check_batch,
+    "with a cache = without": check_cache,
+    "a later token changes no earlier logits": check_causality,
+}

@@ -31,10 +31,10 @@ import torch
 from torch import nn
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models.layout import NORM_KINDS, Block, Layout
+from lens_steer.models.layout import BRANCHES, NORM_KINDS, Block, Layout
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-BRANCHES = {"attn_out": "ln1_post", "mlp_out": "ln2_post"}  # and the norm after each, which only some families have
+AFTER = {out: post for _, out, post in BRANCHES}  # the norm after each branch, which only some families have
 NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
 GROUPS = ("norm_out", "norm_in", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
@@ -68,7 +68,7 @@ class Site:
 
     @property
     def is_norm(self) -> bool:
-        return self.kind not in STREAM and self.kind not in BRANCHES
+        return self.kind in NORM_KINDS
 
     @property
     def is_input(self) -> bool:
@@ -88,13 +88,13 @@ class Site:
             raise LensSteerError(f"site {self.name!r} does not exist: the model has {len(layout.blocks)} blocks")
         block = layout.blocks[self.block]
         if self.kind in ("resid_pre", "resid_post"):
-            return f"{layout.layers}.{self.block}"
+            return layout.paths[self.block]
         path = block.middle if self.kind == "resid_mid" else block.path.get(self.kind, "")
         if not path:
             raise LensSteerError(
                 f"site {self.name!r} does not exist: block {self.block} has {', '.join(kinds_of(block))}"
             )
-        return f"{layout.layers}.{self.block}.{path}"
+        return f"{layout.paths[self.block]}.{path}"
 
     def described(self, layout: Layout) -> str:
         """Describe the tensor in the terms of Hugging Face.
@@ -229,7 +229,7 @@ def point(name: str, layout: Layout) -> str:
     'blocks.1.hook_attn_out'
     """
     site = parse(name)
-    after = BRANCHES.get(site.kind, "")
+    after = AFTER.get(site.kind, "")
     return Site(site.block, after).name if after in layout.blocks[site.block].norms else name
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from lens_steer.errors import LensSteerError, first_line
+from lens_steer.errors import first_line
 from lens_steer.models.block_reader import StructureError, read_block
 from lens_steer.models.layout import KNOWN, Layout, known_layout
 from lens_steer.models.norms import norm_formula
 from lens_steer.models.trace import Trace, on_meta, traced
+
+MEND = "; load a model of another architecture"
 
 
 def find_layout(config: Any) -> Layout:
@@ -42,18 +44,19 @@ def find_layout(config: Any) -> Layout:
     if config.get_text_config() is not config:
         raise StructureError(
             f"architecture {kind!r} holds more than a model of text, and Transformers has no causal language model for "
-            "its text part"
+            f"its text part{MEND}"
         )
     try:
         model = on_meta(config)
         trace = traced(model)
-    except LensSteerError:
-        raise
     except Exception as error:  # whatever a family's own code raises
         raise StructureError(
-            f"architecture {kind!r}: its forward pass cannot be traced without weights: {first_line(error)}"
+            f"architecture {kind!r}: its forward pass cannot be traced without weights: {first_line(error)}{MEND}"
         ) from None
-    return read_layout(model, trace, kind)
+    try:
+        return read_layout(model, trace, kind)
+    except StructureError as error:
+        raise StructureError(f"{error}{MEND}") from None
 
 
 def layout_of(config: Any) -> Layout:

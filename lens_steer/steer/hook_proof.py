@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.attach import stream_of
 from lens_steer.inference.batching import encode
 from lens_steer.inference.record import record_prompts
 from lens_steer.inference.teacher_forcing import first_logits
 from lens_steer.models.loading import hf_twin, info_of
-from lens_steer.models.proof import BOUNDS, ProofRow
-from lens_steer.models.sites import kinds_of, parse, resolve
+from lens_steer.models.proof import ProofRow, bound_of
+from lens_steer.models.proof_forwards import relative_error
+from lens_steer.models.sites import NETWORK_ORDER, kinds_of, parse, resolve
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan, Step
 
@@ -43,38 +44,33 @@ def prove_hooks(model: Any) -> tuple[ProofRow, ...]:
     [True, True, True]
     """
     info = info_of(model)
-    bound, engine = BOUNDS.get(info.dtype, BOUNDS["bfloat16"]), "hf" if info.backend == "hf" else "tl"
+    engine = "hf" if info.backend == "hf" else "tl"
     prompts = PromptSet(tuple(Prompt.of(text) for text in PROMPTS), "proof")
-    kinds = {kind for block in info.layout.blocks for kind in kinds_of(block)}
-    names = resolve(sorted(kinds), info.layout)
+    kinds = [kind for kind in NETWORK_ORDER if any(kind in kinds_of(block) for block in info.layout.blocks)]
+    names = resolve(kinds, info.layout)
     recorded = record_prompts(model, prompts, names, engine=engine)
-    worst = ("", 0.0)
+    errors = []
     for row, prompt in enumerate(prompts):
-        seen = _plain(hf_twin(model), prompt, names)
-        errors = {name: _error(recorded[row, column], seen[name]) for column, name in enumerate(names)}
-        worst = max(worst, *errors.items(), key=lambda found: (isnan(found[1]), found[1]))
+        seen = _seen_by_plain_hooks(hf_twin(model), prompt, names)
+        errors += [(name, relative_error(recorded[row, column], seen[name])) for column, name in enumerate(names)]
     plain = first_logits(model, prompts, engine=engine)
     norms = [name for name in names if parse(name).is_norm]
-    zero = _error(_under(model, prompts, norms, 0.0, engine), plain)
-    deaf = [
-        kind
-        for kind in sorted(kinds)
-        if (kind != "resid_mid" or info.backend == "hooked")  # elsewhere it is read only
-        and not bool((_under(model, prompts, resolve(kind, info.layout), 1.0, engine) != plain).any())
-    ]
+    zero = relative_error(_under(model, prompts, norms, 0.0, engine), plain)
+    written = [kind for kind in kinds if kind != "resid_mid" or info.backend == "hooked"]  # elsewhere it is read only
+    deaf = [k for k in written if torch.equal(_under(model, prompts, resolve(k, info.layout), 1.0, engine), plain)]
     return (
-        ProofRow("every site, in a batch = plain hooks, alone", worst[1], bound, worst[0]),
+        ProofRow.of("every site, in a batch = plain hooks, alone", errors, bound_of(info.dtype)),
         ProofRow("a step of zero changes no bit", zero, 0.0),
         ProofRow("a step at each kind of sites reaches the logits", float(len(deaf)), 0.0, ", ".join(deaf)),
     )
 
 
-def _plain(twin: Any, prompt: Prompt, names: tuple[str, ...]) -> dict[str, Tensor]:
+def _seen_by_plain_hooks(twin: Any, prompt: Prompt, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Return what plain hooks see at the last token of a prompt."""
     found: dict[str, Tensor] = {}
 
-    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, given: bool) -> None:
-        value = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)) if given else output
+    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, take_input: bool) -> None:
+        value = stream_of(args, kwargs) if take_input else output
         value = value[0] if isinstance(value, tuple) else value
         found[name] = value.reshape(-1, value.shape[-1])[-1].detach().float().cpu().clone()
 
@@ -83,7 +79,7 @@ def _plain(twin: Any, prompt: Prompt, names: tuple[str, ...]) -> dict[str, Tenso
     with ExitStack() as stack, torch.inference_mode():
         for name in names:
             site = parse(name)
-            hook = partial(keep, name=name, given=site.is_input)
+            hook = partial(keep, name=name, take_input=site.is_input)
             module = twin.get_submodule(site.module(info.layout))
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         twin(ids, use_cache=False)
@@ -97,8 +93,3 @@ def _under(model: Any, prompts: PromptSet, names: Any, coefficient: float, engin
     step = Step("add", tuple(names), {"direction": vector, "coefficient": coefficient})
     with steering(model, SteeringPlan.of(info, "act-add", [step]), tell=False):
         return first_logits(model, prompts, engine=engine)
-
-
-def _error(a: Tensor, b: Tensor) -> float:
-    a, b = a.double(), b.double()
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))

@@ -159,7 +159,7 @@ def from_block(model: Any, block: int, *streams: Float[Tensor, "_ _ d_model"]) -
         return given.repeat(len(stream) // len(given), 1, 1)
 
     with ExitStack() as stack:
-        known = info_of(model).own_layout is None
+        known = info_of(model).known_by_name
         for earlier in blocks_of(model)[: block if known else 0]:
             stack.enter_context(standing_in(earlier, _pass_on))
         stack.callback(at_input(blocks_of(model)[block], replaced, prepend=True).remove)
