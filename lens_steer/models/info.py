@@ -112,11 +112,11 @@ def read_info(
     if merged:
         check_adapter(merged, config)
     tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
+    layout = None if config.model_type in KNOWN else find_layout(config)
     if getattr(config, "max_position_embeddings", None) is None:
         raise LensSteerError(
             f"model {str(name)!r}: its config.json has no max_position_embeddings: add the longest prompt, in tokens"
         )
-    layout = None if config.model_type in KNOWN else find_layout(config)
     info = ModelInfo(
         str(name),
         folder,
