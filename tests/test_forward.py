@@ -134,7 +134,7 @@ def test_sites_are_read_batch_by_batch(tiny: Any, twin: Any, engine: str) -> Non
     read_sites(tiny, PROMPTS, readers, engine=engine, bar=Bar())
     assert sorted(found) == list(range(len(PROMPTS))) and sum(told) == len(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        alone = hf_sites(twin, ids_of(tiny, prompt), SITES, tiny.lens_info.architecture)
+        alone = hf_sites(twin, ids_of(tiny, prompt), SITES, tiny.lens_info.layout)
         assert all(relative(found[row][name], alone[name][0]) < 1e-4 for name in SITES)
     assert hooks_of(tiny, runner) == count and hook_count(tiny) == 0
 

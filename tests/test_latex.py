@@ -17,7 +17,7 @@ from lens_steer._io.tables import cell, escaped, from_markdown
 from lens_steer.errors import LensSteerError
 from tests.pages import ROOT, shown, tables
 
-FOLDERS = (".", "comparison", "traits", "externalities", "real")
+FOLDERS = (".", "comparison", "traits", "externalities", "real", "families")
 HEAD = (
     r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}"
     r"\usepackage{array,booktabs,longtable}\begin{document}"

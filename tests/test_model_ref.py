@@ -15,7 +15,7 @@ from lens_steer.models.fits import ModelRef, reference
 from lens_steer.steer.plans import SteeringPlan, Step
 from tests.made import origin
 
-WHERE = ("model", "architecture", "n_layers", "template")
+WHERE = ("model", "architecture", "n_layers", "template", "own_layout")
 
 
 def test_it_goes_from_hand_to_hand(qwen: Any, refusal: Any, tmp_path: Path) -> None:
@@ -34,7 +34,8 @@ def test_it_goes_from_hand_to_hand(qwen: Any, refusal: Any, tmp_path: Path) -> N
         probe,
     ]
     info = qwen.lens_info
-    wanted = {"model": "organism/qwen2", "architecture": "qwen2", "n_layers": 12, "template": info.template}
+    wanted = {"model": "organism/qwen2", "architecture": "qwen2", "n_layers": 12}
+    wanted |= {"template": info.template, "own_layout": None}
     assert reference(info) == wanted
     assert all(isinstance(one, ModelRef) and reference(one) == wanted for one in made)
     plans = [ls.selective_steering(calibration, 90), ls.standard_angular(calibration, 90)]

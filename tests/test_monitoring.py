@@ -69,7 +69,7 @@ def test_equals_hugging_face(tiny: Any, twin: Any, kind: str, engine: str) -> No
         assert ids[: len(head)] == head
         assert [token["position"] for token in tokens] == list(range(len(head) + NEW - 1))
         assert [token["region"] for token in tokens] == ["prompt"] * len(head) + ["generated"] * (NEW - 1)
-        h = hf_sites(twin, torch.tensor([ids]), (site,), info.architecture)[site][0]
+        h = hf_sites(twin, torch.tensor([ids]), (site,), info.layout)[site][0]
         assert torch.allclose(values(tokens), h @ found.direction / found.direction.norm(), atol=1e-4)
         assert [t["fired"] for t in tokens] == past_threshold(h, found.direction, threshold=0.2).tolist()
         assert all(token["token"] == info.tokenizer.decode([token["token_id"]]) for token in tokens)

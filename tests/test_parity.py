@@ -92,7 +92,7 @@ def test_response_mean_equals_by_hand(tiny: Any, twin: Any) -> None:
     tokenizer = tiny.lens_info.tokenizer
     for row, prompt in enumerate(prompts):
         head, tail = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
-        wanted = hf_sites(twin, torch.tensor([head + tail]), names, tiny.lens_info.architecture)
+        wanted = hf_sites(twin, torch.tensor([head + tail]), names, tiny.lens_info.layout)
         for column, name in enumerate(names):
             assert relative(recorded[row, column], wanted[name][0, len(head) :].mean(dim=0)) < 1e-4
 

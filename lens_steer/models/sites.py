@@ -229,8 +229,8 @@ def point(name: str, layout: Layout) -> str:
     'blocks.1.hook_attn_out'
     """
     site = parse(name)
-    after = AFTER.get(site.kind, "")
-    return Site(site.block, after).name if after in layout.blocks[site.block].norms else name
+    after, there = AFTER.get(site.kind, ""), site.block < len(layout.blocks)
+    return Site(site.block, after).name if there and after in layout.blocks[site.block].norms else name
 
 
 def cached_columns(given: Iterable[Any]) -> int:
