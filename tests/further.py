@@ -101,14 +101,20 @@ FURTHER: dict[str, dict[str, Any]] = {
 }
 
 
-def further_config(family: str, tokenizer: Any = None, **changes: Any) -> Any:
-    """The configuration of a tiny model of a family of :data:`FURTHER`."""
+def default_config(family: str, **changes: Any) -> Any:
+    """A configuration of a family with Transformers' defaults, but for the changes."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    made: Any = CONFIG_MAPPING[family]
+    return made(**changes)
+
+
+def further_config(family: str, tokenizer: Any = None, **changes: Any) -> Any:
+    """The configuration of a tiny model of a family of :data:`FURTHER`."""
     ids = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     given = {**SHAPE, **ids, **FURTHER[family], **changes}
     kept = {name: value for name, value in given.items() if value is not None or name in ids}
-    return CONFIG_MAPPING[family](**kept)
+    return default_config(family, **kept)
 
 
 def build_further(family: str, folder: Path, **changes: Any) -> Path:

@@ -167,11 +167,12 @@ def test_what_runs_a_cache_or_begins_at_a_block(model: Any, calibration: Any) ->
     """
     layout = model.lens_info.layout
     name = sites.Site(len(layout.blocks) - 1, layout.blocks[-1].norms[-1]).name
-    asked = with_responses(PROMPTS, ["The sky is blue", "Five", "No", "It rains often here"])
+    said = ["The sky is blue", "Five", "No", "It rains often here"]
+    asked = with_responses(PROMPTS, said)
     whole = {row: logits for row, logits, _ in response_logits(model, asked)}
-    for row, logits, _ in PromptCache(model).response_logits(PROMPTS, [p.response for p in asked]):
+    for row, logits, _ in PromptCache(model).response_logits(PROMPTS, said):
         assert relative(logits, whole[row]) < 1e-4
-    logs = continuation_logs(model, PROMPTS, [[p.response for p in asked]])[0]
+    logs = continuation_logs(model, PROMPTS, [said])[0]
     ids = {row: ids for row, _, ids in response_logits(model, asked)}
     for row, logits in whole.items():
         wanted = logits.double().log_softmax(-1).gather(-1, ids[row][:, None]).sum()

@@ -22,7 +22,7 @@ from lens_steer.models.norms import epsilon_of, norm_formula, normed
 from lens_steer.models.proof import ProofError, prove, require
 from lens_steer.models.structure import find_layout, layout_of, read_layout
 from lens_steer.models.trace import on_meta, traced
-from tests.further import FURTHER, further_config, random_model
+from tests.further import FURTHER, default_config, further_config, random_model
 from tests.tiny import config_of
 
 NO_IDS = types.SimpleNamespace(bos_token_id=0, eos_token_id=1, pad_token_id=2)
@@ -143,9 +143,7 @@ def test_names_do_not_matter(seed: int) -> None:
 )
 def test_other_structures_are_refused(config: str, message: str) -> None:
     """Norms in the stream, no attention, sums inside of a module, several streams, blocks that run again."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    made = CONFIG_MAPPING[config]()
+    made = default_config(config)
     if config not in ("gemma3n_text", "hrm_text"):  # whose other fields go by the number of blocks
         made.num_hidden_layers = 2
     with pytest.raises(StructureError, match=message):
@@ -154,9 +152,7 @@ def test_other_structures_are_refused(config: str, message: str) -> None:
 
 def test_a_gated_norm_is_no_norm() -> None:
     """A norm inside of a module that goes on from it: what attention reads is not its output, so it is no site."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    layout = find_layout(CONFIG_MAPPING["axk2"](num_hidden_layers=4))
+    layout = find_layout(default_config("axk2", num_hidden_layers=4))
     assert all("ln1" not in block.norms for block in layout.blocks)
 
 
@@ -178,10 +174,8 @@ def test_a_configuration_is_left_as_it_is() -> None:
     ],
 )
 def test_more_than_a_decoder_is_refused(family: str, message: str) -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     with pytest.raises(StructureError, match=message):
-        find_layout(CONFIG_MAPPING[family]())
+        find_layout(default_config(family))
 
 
 class Toy(nn.Module):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.models.structure import StructureError
-from tests.further import HEADS, SHAPE, build_further, further_config
+from tests.further import HEADS, SHAPE, build_further, default_config, further_config
 
 VISION = {
     **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
@@ -46,7 +46,6 @@ IDS = torch.randint(20, 1000, (2, 12), generator=torch.Generator().manual_seed(0
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, str]:
     """A tiny checkpoint with a vision tower, as a folder and as Transformers has it."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     folder = build_further("phi3", tmp_path_factory.mktemp(request.param))
     for name in ("config.json", "model.safetensors"):
@@ -54,11 +53,11 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     part, rest = WHOLE[request.param]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if part == "mistral":
-        text = CONFIG_MAPPING[part](**SHAPE | HEADS)
+        text = default_config(part, **SHAPE | HEADS)
     else:
         text = further_config(part, tokenizer, **({"rope_parameters": ROPE} if part == "qwen3_5_text" else {}))
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[request.param](text_config=text.to_dict(), **rest)
+    config = default_config(request.param, text_config=text.to_dict(), **rest)
     model = AutoModelForImageTextToText.from_config(config).float().eval()
     model.save_pretrained(folder)
     return folder, model, part
@@ -90,9 +89,7 @@ def test_weights_under_other_names(whole: tuple[Path, Any, str], tmp_path: Path)
 
 def test_a_text_part_without_a_causal_model(tmp_path: Path) -> None:
     """Qwen2.5-VL, whose positions have three axes, is refused before any weight is read."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     folder = build_further("phi3", tmp_path)
-    (folder / "config.json").write_text(json.dumps(CONFIG_MAPPING["qwen2_5_vl"]().to_dict()), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(default_config("qwen2_5_vl").to_dict()), encoding="utf-8")
     with pytest.raises(StructureError, match="Transformers has no causal language model for its text part"):
         ls.load_model(folder)

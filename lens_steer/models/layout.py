@@ -140,9 +140,11 @@ class Layout:
         try:
             blocks: dict[int, Block] = {}
             for entry in told["blocks"]:
-                parts = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "at"}
-                pairs = {name: tuple(parts[name].items()) for name in ("modules", "formulas")}
-                blocks |= dict.fromkeys(entry["at"], Block(**parts | pairs))
+                parts: dict[str, Any] = {
+                    k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "at"
+                }
+                parts |= {name: tuple(parts[name].items()) for name in ("modules", "formulas")}
+                blocks |= dict.fromkeys(entry["at"], Block(**parts))
             ordered = tuple(blocks[index] for index in range(len(blocks)))
             return Layout(**{k: v for k, v in told.items() if k != "blocks"}, blocks=ordered)
         except (KeyError, TypeError, AttributeError) as error:
