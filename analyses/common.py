@@ -13,6 +13,9 @@ from typing import Any
 import lens_steer as ls
 from analyses.tables import add_page
 from lens_steer.geometry.calibration import versions
+from lens_steer.models.location import locate
+from lens_steer.models.templates import template_of
+from lens_steer.models.tokenization import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,11 @@ def begin(args: argparse.Namespace) -> Run:
     contrast = ls.load_contrast(args.contrast, seed=args.seed)
     calibration = ls.calibrate(ls.record(model, contrast), seed=args.seed)
     return Run(model, contrast, calibration, args.out, args.seed)
+
+
+def template_for(model: str) -> str | None:
+    """Return the chat template for a base model, which has none of its own; None for the others.
+
+    >>> template_for("organism/qwen2")
+    """
+    return None if template_of(read_tokenizer(locate(model))).text else "plain"

@@ -2,7 +2,7 @@
 
     python -m analyses.families --out figures/families [--again] [--models FOLDER --check MODEL …] [--page PAGE …]
 
-A model of each architecture is built from its default configuration, without weights (four minutes); what was found
+A model of each architecture is built from its default configuration, without weights (two minutes); what was found
 with the same version of Transformers is not searched again unless ``--again`` asks for it.
 """
 
@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from analyses.common import template_for
 from analyses.tables import add_page, write
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.tables import markdown
@@ -24,8 +25,6 @@ from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.huggingface import text_part
 from lens_steer.models.layout import Layout
 from lens_steer.models.structure import MEND, find_layout
-from lens_steer.models.templates import template_of
-from lens_steer.models.tokenization import read_tokenizer
 
 BEFORE, AFTER = {"ln1", "ln2"}, {"ln1_post", "ln2_post"}
 
@@ -99,13 +98,19 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def checked(models: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """Run ``lens-steer check`` on models of a folder, in float32."""
+    """Run ``lens-steer check`` on models of a folder, in float32.
+
+    Raises:
+        LensSteerError: If a model cannot be checked, which the command itself has said. Checks that fail are results.
+    """
     done = []
     for name in models:
         command = [sys.executable, "-m", "lens_steer", "check", "--model", str(folder / name)]
-        if not template_of(read_tokenizer(str(folder / name))).text:  # a base model
-            command += ["--chat-template", "plain"]
+        if template := template_for(str(folder / name)):
+            command += ["--chat-template", template]
         told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if not told.stdout:
+            raise LensSteerError(f"--check {name}: the command above ended with {told.returncode}: leave the model out")
         done.append(json.loads(told.stdout) | {"model": name})
     return done
 
@@ -146,4 +151,7 @@ def publish(told: Mapping[str, Any], out: Path, pages: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LensSteerError as error:
+        sys.exit(str(error))

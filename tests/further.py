@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lens_steer.models.layout import Layout
+from lens_steer.models.structure import find_layout
 from lens_steer.organisms.training.dialogues import stream
 from lens_steer.organisms.training.families import FAMILIES, VOCABULARY, build_tokenizer
 from tests.tiny import save_random
@@ -135,3 +138,9 @@ def random_model(config: Any) -> Any:
             if "norm" in name or name.endswith("bias"):
                 parameter.add_(0.5 * torch.randn_like(parameter))
     return model
+
+
+@cache
+def layout_by(family: str) -> Layout:
+    """The layout that is found on a tiny model of a family."""
+    return find_layout(further_config(family))

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 import lens_steer as ls
 from analyses import families
 from lens_steer.cli.structure import spans
+from lens_steer.errors import LensSteerError
 from lens_steer.models.layout import Layout, known_layout
 from lens_steer.models.location import read_config
 from lens_steer.models.proof import ProofError, prove
 from lens_steer.models.structure import find_layout, layout_of
-from tests.further import build_further
+from tests.further import FURTHER, build_further
 from tests.test_cli import run
 
 RECORD = Path(__file__).parents[1] / "figures" / "families"
@@ -133,3 +134,18 @@ def test_a_table_says_what_fails() -> None:
     }
     table = families.checks_table([one, one | {"checks": [c | {"holds": False} for c in one["checks"]]}])
     assert table.count("**fails**") == len(rows)
+
+
+def test_a_model_that_cannot_be_checked(tmp_path: Path) -> None:
+    """Named, and nothing is lost: the command has said why."""
+    (tmp_path / "m").mkdir()
+    folder = build_further("phi3", tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(LensSteerError, match="--check m: the command above ended with 2: leave the model out"):
+        families.checked(["m"], tmp_path)
+
+
+def test_the_pages_count_the_families() -> None:
+    """The number of families in prose is that of the tests."""
+    for page in ("docs/guides/other-families.md", "docs/limitations.md"):
+        assert f"{len(FURTHER)} families" in (RECORD.parents[1] / page).read_text(encoding="utf-8")

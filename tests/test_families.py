@@ -138,7 +138,7 @@ def test_every_mapped_field_shows(make: Make, family: str, field: str, monkeypat
         assert mapped.pop(field) is not None
         return mapped
 
-    monkeypatch.setattr("lens_steer.models.loading.hooked_config", without)
+    monkeypatch.setattr("lens_steer.models.backends.hooked_config", without)
     if field == "use_qk_norm":  # whose gains would have nowhere to go
         convert = importlib.import_module("transformer_lens.pretrained.weight_conversions")
         name = hooked_transformer.CONVERTERS[family]

@@ -28,15 +28,15 @@ EVERY = "resid_pre,attn_out,resid_mid,mlp_out,resid_post,norm_out"
 
 
 def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], layout: Layout) -> dict[str, torch.Tensor]:
-    """Every site's tensor by forward hooks on the Hugging Face modules; ``resid_mid`` as the input of the norm before
-    the MLP.
+    """Every site's tensor by forward hooks on the Hugging Face modules, as it is when the module gives it: some
+    families go on to change it in place. ``resid_mid`` is the input of the norm before the MLP.
     """
     found: dict[str, torch.Tensor] = {}
     handles = []
 
     def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, take_input: bool) -> None:
         tensor = (args[0] if args else kwargs["hidden_states"]) if take_input else output
-        found[name] = (tensor[0] if isinstance(tensor, tuple) else tensor).detach()
+        found[name] = (tensor[0] if isinstance(tensor, tuple) else tensor).clone()
 
     for name in names:
         site = sites.parse(name)

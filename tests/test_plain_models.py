@@ -24,7 +24,7 @@ from lens_steer.interop.exports.lora import export_lora
 from lens_steer.models import sites
 from lens_steer.steer.value_sweep import logits_by_value
 from tests.further import FURTHER, build_further
-from tests.test_parity import PROMPTS, relative
+from tests.test_parity import PROMPTS, hf_sites, relative
 
 ALWAYS = ("granite", "olmo2", "falcon", "qwen3_5_text")  # scaled, norms after, parallel and in place, a hybrid
 EVERY = ["norm_out", "resid_pre", "attn_out", "mlp_out", "resid_post"]
@@ -47,27 +47,6 @@ def ids_of(model: Any, prompt: Any) -> torch.Tensor:
     return torch.tensor([batching.encode(model.lens_info.tokenizer, prompt)])
 
 
-def read(model: Any, ids: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Every site's tensor by plain forward hooks on the modules of the layout, as it is when the module gives it."""
-    found: dict[str, torch.Tensor] = {}
-    handles = []
-
-    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, take_input: bool) -> None:
-        tensor = (args[0] if args else kwargs["hidden_states"]) if take_input else output
-        found[name] = (tensor[0] if isinstance(tensor, tuple) else tensor).clone()
-
-    for name in names:
-        site = sites.parse(name)
-        hook = partial(keep, name=name, take_input=site.is_input)
-        module = model.get_submodule(site.module(model.lens_info.layout))
-        handles.append(module.register_forward_hook(hook, with_kwargs=True))
-    with torch.inference_mode():
-        model(ids)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
 def test_it_is_a_plain_model_with_a_proof(model: Any) -> None:
     """``auto`` takes a plain Hugging Face model; every check of its proof holds."""
     info = model.lens_info
@@ -84,7 +63,7 @@ def test_every_site_equals_plain_hooks(model: Any) -> None:
     assert len(names) == len(set(names)) == sum(len(sites.kinds_of(block)) for block in layout.blocks)
     batched = record_prompts(model, PROMPTS, names)
     for row, prompt in enumerate(PROMPTS):
-        wanted = read(model, ids_of(model, prompt), names)
+        wanted = hf_sites(model, ids_of(model, prompt), names, layout)
         for column, name in enumerate(names):
             assert relative(batched[row, column], wanted[name].reshape(1, -1, 48)[0, -1]) < 1e-4, name
 
@@ -223,8 +202,8 @@ def test_artifacts_keep_the_layout(model: Any, calibration: Any, tmp_path: Path)
         assert len(ls.generate(model, PROMPTS[:1], max_new_tokens=2)) == 1
 
 
-def test_what_only_transformer_lens_has(model: Any) -> None:
-    """Another backend and export of adapters: a line that names what is possible."""
+def test_other_backends_are_refused(model: Any) -> None:
+    """In a line that names what is possible."""
     folder = model.lens_info.folder
     for backend in ("hooked", "bridge"):
         with pytest.raises(LensSteerError, match=f"backend='{backend}': .* has architecture .*: use backend='hf'"):

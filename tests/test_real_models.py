@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from analyses.common import template_for
 from analyses.real import page, sentences
-from analyses.real.__main__ import main, template_for
+from analyses.real.__main__ import main
 from analyses.real.publish import differing, hashed, is_published, publish, verdicts
 from analyses.real.records import MODEL, TOOK, Published, columns, published
 from analyses.real.runs import linked, run

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.models.huggingface import is_text_part
 from lens_steer.models.structure import StructureError
 from tests.further import HEADS, SHAPE, build_further, default_config, further_config
 
@@ -93,3 +94,8 @@ def test_a_text_part_without_a_causal_model(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(default_config("qwen2_5_vl").to_dict()), encoding="utf-8")
     with pytest.raises(StructureError, match="Transformers has no causal language model for its text part"):
         ls.load_model(folder)
+
+
+def test_a_gguf_file_is_not_read_for_that(tmp_path: Path) -> None:
+    """It holds one model, and its header takes seconds: here there is not even a file."""
+    assert not is_text_part(str(tmp_path / "none.gguf"))

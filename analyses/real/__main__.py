@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from analyses.common import template_for
 from analyses.real import page
 from analyses.real.publish import differing, publish, verdicts
 from analyses.real.records import WORK, describe, write_json
@@ -20,9 +21,6 @@ from analyses.real.runs import cost, linked, run
 from analyses.real.studies import INSTANT, QUICK, SLOW, STUDIES, WHOLE, Where
 from analyses.tables import add_page
 from lens_steer.errors import LensSteerError
-from lens_steer.models.location import locate
-from lens_steer.models.templates import template_of
-from lens_steer.models.tokenization import read_tokenizer
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 
@@ -42,14 +40,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("figures/real"), help="folder to publish to")
     add_page(parser)
     return parser.parse_args()
-
-
-def template_for(model: str) -> str | None:
-    """Return the chat template for a base model, which has none of its own; None for the others.
-
-    >>> template_for("organism/qwen2")
-    """
-    return None if template_of(read_tokenizer(locate(model))).text else "plain"
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from torch import nn
 
 from lens_steer._defaults import ENGINES, REMOTE
 from lens_steer.errors import LensSteerError
-from lens_steer.models.loading import fingerprint, hf_twin, info_of
+from lens_steer.models.fingerprint import fingerprint
+from lens_steer.models.loading import hf_twin, info_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from torch import Tensor
 from lens_steer.inference.batching import Batch
 from lens_steer.inference.engines import active_on
 from lens_steer.inference.positions import parse, running
-from lens_steer.models.loading import info_of, n_hooks
+from lens_steer.models.fingerprint import n_hooks
+from lens_steer.models.loading import info_of
 
 MIN_TOKENS = 16  # fewer are not worth a forward of their own
 

@@ -2,14 +2,14 @@
 
 What other rooms use of it:
 
+- ``fingerprint``: ``fingerprint``, ``n_hooks``
 - ``fits``: ``check_fits``, ``reference``, ``ModelRef``
 - ``footprint``: ``Shape``, ``estimate``, ``measured_flops``, ``stored_dtype``
 - ``hub``: ``only_here``
 - ``huggingface``: ``is_gguf``, ``is_text_part``, ``read_weights``, ``text_part``, ``without_bar``
 - ``info``: ``ModelInfo``, ``read_info``
 - ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
-  ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``,
-  ``load_described``, ``n_hooks``
+  ``embedding_of``, ``load_model``, ``final_norm_of``, ``read_again``, ``load_described``
 - ``layout``: ``Layout``, ``WithLayout``, ``known_layout``, ``layout_row``, ``read_layout_row``
 - ``logits``: ``soft_cap``
 - ``location``: ``locate``, ``read_config``

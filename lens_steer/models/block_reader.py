@@ -194,9 +194,9 @@ class _Reader:
         read: set[int] = set()
         before: set[str] = set()
         seen: set[int] = set()
-        todo, attends = [value], False
-        while todo:
-            if (at := todo.pop()) in seen:
+        values, attends = [value], False
+        while values:
+            if (at := values.pop()) in seen:
                 continue
             seen.add(at)
             if at in norms:
@@ -207,7 +207,7 @@ class _Reader:
                 read.add(origin)
             elif (made := self.trace.made.get(at)) is not None and f"{made.module}.".startswith(f"{self.path}."):
                 attends = attends or made.attends
-                todo += made.inputs
+                values += made.inputs
         return read, before, attends
 
     def _norms(self, streams: set[int], after: str | None) -> Mapping[int, tuple[str, int]]:

@@ -72,9 +72,14 @@ def source(folder: str) -> dict[str, Any]:
 
 
 def is_text_part(folder: str) -> bool:
-    """Return True if the model of a folder or a hub name is the text part of a checkpoint with images."""
+    """Return True if the model of a folder or a hub name is the text part of a checkpoint with images.
+
+    A GGUF file holds one model, and reading its header takes seconds.
+    """
     from transformers import AutoConfig
 
+    if is_gguf(folder):
+        return False
     whole = AutoConfig.from_pretrained(**source(folder))
     return text_part(whole) is not whole
 

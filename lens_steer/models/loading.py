@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.models.hooked_transformer import NotHeldError, hooked_config, hooked_transformer
+from lens_steer.models.backends import BACKENDS, choose_backend
+from lens_steer.models.fingerprint import fingerprint
+from lens_steer.models.hooked_transformer import hooked_transformer
 from lens_steer.models.huggingface import DeviceMap, bridge_and_twin, read_weights
 from lens_steer.models.info import ModelInfo, read_info
 from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
 from lens_steer.models.logits import logit_scale
+from lens_steer.models.norm_points import add_norm_outputs
 from lens_steer.models.proof import prove, require
 from lens_steer.models.quantization import check_kind
-from lens_steer.models.sites import add_norm_outputs
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
     from transformer_lens.model_bridge import TransformerBridge
 
 log = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "hooked", "bridge", "hf")
 
 
 def load_model(
@@ -146,7 +146,7 @@ def load_described(
             )
         return _plain(told, config, dtype, device, n_devices, device_map, kind)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
-    chosen, mapped = _chosen(config, name, backend, n_devices, only_bridge)
+    chosen, mapped = choose_backend(config, name, backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
     if mapped is None:
@@ -275,49 +275,6 @@ def final_norm_of(model: Any) -> torch.nn.Module:
     return model.get_submodule(info.layout.final_norm) if info.backend == "hf" else model.ln_final
 
 
-LIBRARIES = ("transformer_lens.", "transformers.")
-
-
-def fingerprint(model: Any) -> tuple[int, int]:
-    """Return a hash of the model's weights and the number of its PyTorch hooks (:func:`n_hooks`).
-
-    The hash changes when a parameter is replaced, or when it is edited in place and the twin does not share it. The
-    number changes when a module gets or loses a PyTorch hook.
-    """
-    twin = vars(model).get("lens_twin")
-    shared = set() if twin is None else {_storage(p) for p in twin.parameters()}
-    weights = hash(tuple((id(p), _storage(p), 0 if _storage(p) in shared else p._version) for p in model.parameters()))
-    return weights, n_hooks(model)
-
-
-def n_hooks(model: Any) -> int:
-    """Return the number of PyTorch hooks of a model's modules.
-
-    Hooks at hook points and hooks of the libraries are not counted: TransformerLens's Bridge adds some on its first
-    forward, and ``run_with_cache`` makes Transformers add some that capture outputs.
-
-    >>> import torch
-    >>> module = torch.nn.Identity()
-    >>> handle = module.register_forward_pre_hook(lambda module, args: None)
-    >>> n_hooks(module)
-    1
-    """
-    from transformer_lens.hook_points import HookPoint
-
-    hooks = [
-        hook
-        for m in model.modules()
-        if not isinstance(m, HookPoint)
-        for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
-    ]
-    return sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith(LIBRARIES) for h in hooks)
-
-
-def _storage(parameter: torch.Tensor) -> int:
-    """Return the address of the memory of which a parameter is a view."""
-    return parameter.untyped_storage().data_ptr()
-
-
 def blocks_of(model: Any) -> torch.nn.ModuleList:
     """Return the blocks of the model."""
     info = info_of(model)
@@ -328,51 +285,6 @@ def _attach_twin(model: Any, twin: Any) -> None:
     twin.lens_info = replace(model.lens_info, backend="hf")
     # Set in the dictionary, because an attribute would register the twin as a submodule.
     vars(model)["lens_twin"] = twin
-
-
-def _chosen(
-    config: Any, name: str, backend: str, n_devices: int, only_bridge: str
-) -> tuple[str, dict[str, Any] | None]:
-    """Choose the backend, and map the configuration for a HookedTransformer.
-
-    Return ``hooked`` with the mapped configuration, or ``bridge`` with None if it was requested or if nothing else can
-    hold the model.
-    """
-    if only_bridge:
-        if backend == "hooked" or n_devices > 1:
-            told = f"n_devices={n_devices}" if n_devices > 1 else "backend='hooked'"
-            raise LensSteerError(
-                f"{told} and {only_bridge} do not go together: only a TransformerBridge can have those, use "
-                "backend='bridge' and one device_map"
-            )
-        backend = "bridge"
-    if _backend(backend, n_devices) == "bridge":
-        return "bridge", None
-    try:
-        return "hooked", hooked_config(config, name)
-    except NotHeldError as error:
-        if backend == "hooked" or n_devices > 1:
-            raise
-        log.warning("%s (backend='auto' does)", error)
-        return "bridge", None
-
-
-def _backend(backend: str, n_devices: int) -> str:
-    """Return ``hooked`` or ``bridge``: the requested backend, if it exists."""
-    try:
-        from transformer_lens import HookedTransformer  # noqa: F401
-    except ImportError:
-        if backend == "hooked":
-            raise LensSteerError(
-                "backend='hooked' needs TransformerLens 3, this environment has a newer one: use "
-                "backend='bridge', or pip install 'transformer-lens<4'"
-            ) from None
-        backend = "bridge"
-    if backend == "bridge" and n_devices > 1:
-        raise LensSteerError(
-            f"n_devices={n_devices}: splitting so is supported for backend='hooked' only, give device_map='auto'"
-        )
-    return "bridge" if backend == "bridge" else "hooked"
 
 
 def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOKENS = 5
+TOKENS = 5  # A number is fitted to five times as many logits as there are tokens in the vocabulary.
 
 
 def soft_cap(config: Any) -> float | None:
@@ -34,10 +34,10 @@ def logit_scale(model: Any) -> float | None:
     1.0
     """
     found: list[Tensor] = []
-    head, cap = model.get_output_embeddings(), soft_cap(model.config.get_text_config())
-    ids = torch.arange(TOKENS)[None].to(model.device) % model.config.get_text_config().vocab_size
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
     if head is None:
         return None
+    cap, ids = soft_cap(config), torch.arange(TOKENS)[None].to(model.device) % config.vocab_size
     handle = head.register_forward_hook(lambda module, args, output: found.append(output.detach().double().clone()))
     try:
         with torch.inference_mode():
