@@ -149,3 +149,19 @@ def test_the_pages_count_the_families() -> None:
     """The number of families in prose is that of the tests."""
     for page in ("docs/guides/other-families.md", "docs/limitations.md"):
         assert f"{len(FURTHER)} families" in (RECORD.parents[1] / page).read_text(encoding="utf-8")
+
+
+def test_verify_needs_norms_before_branches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before weights are read (they are not there), with what can be run; ``compare`` leaves methods out."""
+    folder = build_further("olmo2", tmp_path)
+    (folder / "model.safetensors").unlink()
+    given = ("--model", str(folder), "--max-new-tokens", "2", "--out", str(tmp_path / "o"))
+    code, out, err = run(monkeypatch, capsys, "verify", *given)
+    assert (code, out) == (2, "")
+    assert "norms before attention and MLP, and this model has none: use compare" in err
+    code, out, err = run(monkeypatch, capsys, "compare", *given)
+    assert "left out: standard-everywhere, adaptive-everywhere: the model has no norm before attention or MLP" in err
+    assert "the weights in" in err
+    assert not (tmp_path / "o").exists()

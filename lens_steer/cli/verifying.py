@@ -64,9 +64,11 @@ def verify(
     every claim; an interrupted run goes on.
     """
     from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.compared import held
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.inference.engines import check_engine
     from lens_steer.models.loading import usable_device
+    from lens_steer.studies.propositions.drift import METHOD
     from lens_steer.studies.propositions.verify import LEVELS, verify_model, write
     from lens_steer.studies.propositions.verify import verify as run
     from lens_steer.studies.propositions.work import verifying
@@ -89,7 +91,13 @@ def verify(
         chosen = prompts.read()
         check_splits(chosen)
         capability = None if tasks is None else tasks_of(chosen, prompts.seed, tasks).report
-        described = load.check(model, *asked_of(chosen, max_new_tokens), site_spec="norm_in")  # which SAS reads
+        described = load.check(model, *asked_of(chosen, max_new_tokens))
+        if held([METHOD], described.lens_info.layout)[1]:
+            raise LensSteerError(
+                f"--model {model}: the propositions are tested beside Angular Steering as published, which reads the "
+                "inputs of the norms before attention and MLP, and this model has none: use compare, which leaves such "
+                "methods out"
+            )
         name, own = own_calibration(given, described, chosen.fit.hash)
         loaded = load(model)
         asked = {level: level in wanted for level in ("behaviour", "downstream")}
