@@ -7,7 +7,7 @@ from __future__ import annotations
 import lens_steer as ls
 from analyses.common import Run, begin, parse
 from lens_steer.data import ORGANISM_PREFIX
-from lens_steer.inference.record import Pooling
+from lens_steer.inference.pooling import Pooling
 from lens_steer.reports.probe_report import probe_and_write
 
 SITES = "resid_post"  # where the paper reads

@@ -247,7 +247,7 @@ def test_what_a_probe_was_fitted_on_is_told(
     [
         ("probe", ("--C", "strong"), "--C 'strong': give a number above 0, or cv"),
         ("probe", ("--C", "-1"), "--C '-1': give a number above 0, or cv"),
-        ("probe", ("--pooling", "mean"), "--pooling 'mean': use last or response"),
+        ("probe", ("--pooling", "mean"), "--pooling 'mean': use one of 'last', 'response'"),
         ("probe", ("--positive", "{positive}"), "--negative is missing"),
         (
             "steer",

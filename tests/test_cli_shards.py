@@ -81,7 +81,7 @@ def test_a_recording_in_shards(told: Any, tmp_path: Path) -> None:
     ("args", "message"),
     [
         (("record", "--shard", "3/2"), "--shard '3/2': give I/N with I from 1 to N"),
-        (("record", "--pooling", "mean"), "--pooling 'mean': use last or response"),
+        (("record", "--pooling", "mean"), "--pooling 'mean': use one of 'last', 'response'"),
         (("record", "--keep", "some"), "--keep 'some': use all or moments"),
         (("record", "--limit", 2, "--shard", "1/3"), "--shard '1/3': a class has 2 prompts"),
         (("join", "nowhere"), "folder 'nowhere' does not exist: give the output folders of shards"),

@@ -19,8 +19,8 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
+from lens_steer.inference.clock import Clock, Layout
 from lens_steer.inference.dialogue import ANSWER, History, turn_ids
-from lens_steer.inference.positions import Clock, Layout
 from lens_steer.models import sites
 from lens_steer.models.layout import known_layout
 from lens_steer.models.tokenization import PLAIN_TEMPLATE

@@ -14,7 +14,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.inference import batching, positions
+from lens_steer.inference import batching, clock
 from lens_steer.inference.record import record_prompts
 from lens_steer.models import sites
 from lens_steer.models.loading import device_of, hf_twin, info_of
@@ -96,7 +96,7 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
             for prompt in PROMPTS:
                 ids = torch.tensor([batching.encode(tokenizer, prompt)])
                 batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
-                with torch.inference_mode(), positions.running(batch):
+                with torch.inference_mode(), clock.running(batch):
                     out = tiny.generate(
                         ids,
                         max_new_tokens=8,
@@ -108,7 +108,7 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
                         return_type="tokens",
                     )
                 forced = batching.Batch((0,), out, torch.ones_like(out), (8,))
-                with torch.inference_mode(), positions.running(forced):
+                with torch.inference_mode(), clock.running(forced):
                     predicted = tiny(out).argmax(dim=-1)
                 assert torch.equal(predicted[0, ids.shape[1] - 1 : -1], out[0, ids.shape[1] :])
 
@@ -122,7 +122,7 @@ def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibrat
     for where in ("all", "prompt[-1]+generated[:3]"):
         plan = plan_at(tiny_calibration, "norm_out", where)
         batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
-        with torch.inference_mode(), positions.running(batch), ls.steering(twin, plan):
+        with torch.inference_mode(), clock.running(batch), ls.steering(twin, plan):
             out = twin.generate(
                 ids,
                 attention_mask=batch.mask,
@@ -133,7 +133,7 @@ def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibrat
                 return_dict_in_generate=True,
             )
         forced = batching.Batch((0,), out.sequences, torch.ones_like(out.sequences), (8,))
-        with torch.inference_mode(), positions.running(forced), ls.steering(tiny, plan):
+        with torch.inference_mode(), clock.running(forced), ls.steering(tiny, plan):
             logits = tiny(out.sequences)[0, ids.shape[1] - 1 : -1]
         assert (logits - torch.cat(out.logits)).abs().max() < 1e-4
 
@@ -156,7 +156,7 @@ def test_padding_is_left_alone(tiny: Any, tiny_calibration: Any) -> None:
         with ls.steering(tiny, plan_at(tiny_calibration, name)), torch.inference_mode():
             tiny.add_hook(name, partial(keep, key="after"))
             if inside:
-                with positions.running(batch):
+                with clock.running(batch):
                     tiny(batch.ids, attention_mask=batch.mask)
             else:
                 tiny(batch.ids, attention_mask=batch.mask)

@@ -14,7 +14,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.batching import batches
-from lens_steer.inference.positions import Clock, Layout
+from lens_steer.inference.clock import Clock, Layout
 from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.metrics.token_divergence import token_divergence
 from lens_steer.organisms import grammar

@@ -71,13 +71,13 @@ def test_coefficients_and_positions(qwen: Any, calibration: Any, refusal: Any) -
 
 def refusal_scores_by_value_by_hand(model: Any, prompts: Any) -> list[float]:
     """From the model's own forward, one prompt at a time."""
-    from lens_steer.inference import batching, positions
+    from lens_steer.inference import batching, clock
 
     found = []
     tokens = list(refusal_tokens(model.lens_info))
     for prompt in prompts:
         batch = next(batching.batches(model.lens_info.tokenizer, [prompt], n_ctx=512))
-        with positions.running(batch), torch.inference_mode():
+        with clock.running(batch), torch.inference_mode():
             p = model(batch.ids)[0, -1].double().softmax(-1)[tokens].sum()
         found.append(float(torch.log(p + 1e-8) - torch.log(1 - p + 1e-8)))
     return found

@@ -89,7 +89,7 @@ def test_answers_are_scored_while_they_are_written(tiny: Any, positions: str) ->
         calibration, [0.0, 80.0, 150.0, 260.0], at="resid_post", basis=random_plane(48, seed=3), positions=positions
     )
     with ls.steering(tiny, plan, tell=False):
-        texts, cut = answers(tiny, prompts, max_new_tokens=7)
+        texts, cut, _ = answers(tiny, prompts, max_new_tokens=7)
         found = scored_answers(tiny, prompts, lambda logits: logits[:, 5], max_new_tokens=7, batch_size=3)
         forced = list(response_logits(tiny, with_responses(prompts, texts)))
         with on_engine(tiny, "hf") as runner:

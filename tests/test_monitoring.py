@@ -17,7 +17,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary
-from lens_steer.inference import batching, positions
+from lens_steer.inference import batching, clock
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.models import sites
 from lens_steer.models.fits import reference
@@ -283,7 +283,7 @@ def test_forwards_of_ones_own(tiny: Any) -> None:
     with (
         ls.monitor(tiny, found) as seen,
         torch.inference_mode(),
-        positions.running(batching.Batch((4, 2), ids, mask, (1, 2))),
+        clock.running(batching.Batch((4, 2), ids, mask, (1, 2))),
     ):
         tiny(ids, attention_mask=mask)
     assert [t["region"] for t in seen.of(4)] == ["prompt", "generated"]

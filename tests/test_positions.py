@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.batching import Batch
-from lens_steer.inference.positions import Clock, Layout, first_steered, normalized, parse, running
+from lens_steer.inference.clock import Clock, Layout, running
+from lens_steer.inference.positions import first_steered, normalized, parse
 
 BOUND = st.one_of(st.none(), st.integers(0, 6))
 SIGNED = st.one_of(st.none(), st.integers(-6, 6))

@@ -15,7 +15,8 @@ from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import bare
 from lens_steer.inference.batching import Batch, encode
-from lens_steer.inference.positions import Clock, Layout, first_steered, n_reused, parse, running
+from lens_steer.inference.clock import Clock, Layout, running
+from lens_steer.inference.positions import first_steered, n_reused, parse
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.studies.propositions.experiments import BASE, Experiments
 from lens_steer.studies.propositions.prefix_cache import Reuse, readings, reuse_by_outcome, stale_grids

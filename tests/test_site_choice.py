@@ -67,7 +67,7 @@ def test_sets_that_cannot_be(calibration: Any) -> None:
 def test_curves_equal_one_plan_at_a_time(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
     """Scores and divergences are those of plain steered forwards; equal sets are measured once; a run goes on."""
     part = refusal.first(select=4).select
-    responses, _ = answers(qwen, list(part.negative), max_new_tokens=6)
+    responses = answers(qwen, list(part.negative), max_new_tokens=6).texts
     one = SiteSet("paper", calibration.discriminative_sites)
     sets = [one, SiteSet("effect", calibration.sites[8:10]), SiteSet("random", one.sites, 1)]
     found = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=[ANGLES] * 3, progress=False)

@@ -111,6 +111,9 @@ def test_markers_survive_decoding() -> None:
         words = ("<|channel|>", "analysis", "<|message|>", "No?", "<|end|>", "final", "Gladly.", "<|pad|>")
         all_special_ids = (0, 2, 4, 7)
 
+        def __len__(self) -> int:
+            return len(self.words)
+
         def convert_ids_to_tokens(self, i: int) -> str:
             return self.words[i]
 

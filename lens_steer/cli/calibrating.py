@@ -22,7 +22,6 @@ Keep = Annotated[
     str,
     typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts."),
 ]
-POOLINGS = ("last", "response")
 
 
 @grouped
@@ -34,7 +33,11 @@ def record(
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
     pooling: Annotated[
-        str, typer.Option(help="last: the last prompt token; response: the mean over each prompt's fixed response.")
+        str,
+        typer.Option(
+            help="last: the last prompt token; response, thought or answer: the mean over each prompt's fixed "
+            "response, or over that part of it."
+        ),
     ] = "last",
     keep: Keep = "all",
     engine: Engine = ENGINE,
@@ -43,12 +46,12 @@ def record(
     """Record both prompt sets into a folder, for calibrate --recorded; with --shard every N-th prompt of each."""
     from lens_steer._io.atomic import check_writable
     from lens_steer.inference.engines import check_engine
+    from lens_steer.inference.pooling import checked_pooling
     from lens_steer.inference.recordings import part_of, save_recording
 
     check_engine(engine, answers=False)
     check_keep(keep)
-    if pooling not in POOLINGS:
-        raise LensSteerError(f"--pooling {pooling!r}: use {' or '.join(POOLINGS)}")
+    checked_pooling(pooling)
     share = None if shard is None else Shard.of(shard)
     chosen = prompts.read(split=None).fit
     part = part_of(chosen, share)
@@ -161,15 +164,31 @@ def _check_enough(keep: str, direction: str, rule: str) -> None:
         raise LensSteerError(f"--rule {rule} goes by single prompts' projections: leave out --keep moments")
 
 
-def _record(contrast: Any, load: Load, dry: DryRun, model: str, sites: str, keep: str, engine: str, **how: Any) -> Any:
+def _record(
+    contrast: Any,
+    load: Load,
+    dry: DryRun,
+    model: str,
+    sites: str,
+    keep: str,
+    engine: str,
+    *,
+    pooling: Any = "last",
+) -> Any:
     """Load the model and record a contrast."""
     from lens_steer.evaluation.work import recording
+    from lens_steer.inference.pooling import FORCED
     from lens_steer.inference.record import record as recorded
 
-    load.check(model, (contrast.positive, 0), (contrast.negative, 0), site_spec=sites)
+    forced = pooling in FORCED
+    sides = (contrast.positive, contrast.negative)
+    asked = [] if forced else [(side, 0) for side in sides]
+    load.check(model, *asked, forced=sides if forced else (), site_spec=sites, pooling=pooling)
     loaded = load(model)
-    dry.tell(loaded, recording(loaded, contrast, 2 * loaded.lens_info.n_layers), contrast.positive, engine=engine)
-    return recorded(loaded, contrast, sites, engine=engine, keep="moments" if keep == "moments" else "all", **how)
+    work = recording(loaded, contrast, 2 * loaded.lens_info.n_layers, responses=forced)
+    dry.tell(loaded, work, contrast.positive, engine=engine)
+    what = "moments" if keep == "moments" else "all"
+    return recorded(loaded, contrast, sites, engine=engine, keep=what, pooling=pooling)
 
 
 def _recorded(folder: Path, prompts: Prompts, sites: str) -> Any:

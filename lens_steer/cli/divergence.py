@@ -48,7 +48,7 @@ def divergence(
     check_max_position(max_position)
     prompts = _read_responses(responses, column=column, limit=limit, seed=seed)
     made = planned.read()
-    load.check(model, made=planned.source or made, forced=[prompts])
+    load.check(model, made=planned.source or made, forced=[prompts], positions=made.positions)
     with whole_folder(out) as work:
         loaded = load(model)
         found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)

@@ -21,24 +21,27 @@ def metrics(
     outcome added.
 
     All of it of the answer alone: a reasoning model's thoughts are split off. The outcome is refused, degenerate (empty
-    or repeating), answered, or cut off (inside a thought).
+    or repeating), answered, or cut off (inside a thought). A row with a thought also has its words and whether it
+    refuses: in the thought, in the answer, in both or in neither.
     """
     from lens_steer._io.atomic import whole_file
     from lens_steer._io.jsonl import read_lines
     from lens_steer.metrics.grading import outcome_of
-    from lens_steer.metrics.rows import text_metrics
+    from lens_steer.metrics.rows import text_metrics, thought_metrics
 
     check_rows_file(out)
     rows = read_lines(source, "generations", _generation)
     outcomes: Counter[str] = Counter()
+    thoughts: list[dict[str, Any]] = []
     with whole_file(out) as work, work.open("w", encoding="utf-8") as stream:
         for row, text in rows:
             begun = row.get("thought_begun") is True
             outcome = outcome_of(text, begun=begun)
             outcomes[outcome] += 1
-            stream.write(
-                json.dumps({**row, **text_metrics(text, begun=begun), "outcome": outcome}, ensure_ascii=False) + "\n"
-            )
+            thought = thought_metrics(text, begun=begun)
+            thoughts += [thought] if thought else []
+            measured = {**row, **text_metrics(text, begun=begun), **thought, "outcome": outcome}
+            stream.write(json.dumps(measured, ensure_ascii=False) + "\n")
     cut = sum(row.get("cut_off") is True for row, _ in rows)
     emit(
         {
@@ -47,6 +50,8 @@ def metrics(
             "outcomes": dict(outcomes),
             "degenerate_by": "text alone",
             "cut_off": cut or None,
+            "thoughts": len(thoughts) or None,
+            "refuses_in": dict(Counter(str(t["refuses_in"] or "cut off") for t in thoughts)) if thoughts else None,
         }
     )
 

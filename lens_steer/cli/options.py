@@ -52,6 +52,13 @@ ShardOption = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
+MaxThoughtTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Length of the thoughts of every answer at most, within --max-new-tokens: a longer one is closed with the "
+        "model's own mark (reasoning models)."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")
 ]

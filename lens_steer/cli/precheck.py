@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.clock import clock_for
 from lens_steer.inference.forward import check_room
+from lens_steer.inference.pooling import check_poolable
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.info import ModelInfo, read_info
@@ -56,6 +58,8 @@ def precheck(
     forced: Sequence[PromptSet | Sequence[Prompt]] = (),
     made: Any = None,
     site_spec: str | Sequence[str] | None = None,
+    pooling: str = "last",
+    positions: str = "all",
 ) -> None:
     """Refuse before loading what would be refused after it.
 
@@ -65,19 +69,24 @@ def precheck(
         forced: Prompts that run with their fixed responses.
         made: A calibration, a plan or a probe that is to steer the model.
         site_spec: The sites that are to be recorded.
+        pooling: What is recorded of each of the forced prompts; see :func:`lens_steer.record`.
+        positions: The tokens that a plan steers.
 
     Raises:
-        LensSteerError: If the chat template refuses a prompt, if a prompt is longer than the context leaves room for,
-            if the model does not have a site, or if the calibration, plan or probe is of another model.
+        LensSteerError: If the chat template refuses a prompt, if a prompt is longer than the context leaves room for or
+            its response lacks what is recorded, if the model does not have a site or the segments that a plan steers,
+            or if the calibration, plan or probe is of another model.
     """
     info = model.lens_info
     if isinstance(made, Probe):
         check_probe(made, model)
     elif made is not None:
         check_fits(made, model)
+    clock_for(model, positions)
     if site_spec is not None:
         sites.resolve(site_spec, info.layout)
     for prompts, new in asked:
         check_room(model, prompts, max_new_tokens=new)
     for prompts in forced:
         check_room(model, prompts, with_response=True)
+        check_poolable(model, PromptSet(tuple(prompts), getattr(prompts, "name", "prompts")), pooling)

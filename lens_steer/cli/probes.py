@@ -30,7 +30,12 @@ def probe(
         typer.Option("--sites", help="resid_post, norm_out, resid, one kind (ln1, …), or names separated by commas."),
     ] = "resid_post",
     pooling: Annotated[
-        str, typer.Option("--pooling", help="last (last prompt token) or response (mean over each row's response).")
+        str,
+        typer.Option(
+            "--pooling",
+            help="last (last prompt token), or response, thought or answer (mean over each row's response, or over "
+            "that part of it).",
+        ),
     ] = "last",
     penalty: Annotated[
         str, typer.Option("--C", help="Inverse strength of the L2 penalty, or cv: chosen by cross-validation.")
@@ -45,6 +50,7 @@ def probe(
     """
     from lens_steer.evaluation.work import Work, recording
     from lens_steer.inference.engines import check_engine
+    from lens_steer.inference.pooling import FORCED, checked_pooling
     from lens_steer.reports.probe_report import probe_and_write
 
     check_engine(engine, answers=False)
@@ -54,12 +60,11 @@ def probe(
         raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv") from None
     if C is not None and not C > 0:
         raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv")
-    if pooling not in ("last", "response"):
-        raise LensSteerError(f"--pooling {pooling!r}: use last or response")
+    how = checked_pooling(pooling)
     chosen = prompts.read()
     asked = asked_of(chosen, 0)
-    forced = [side for side, _ in asked] if pooling == "response" else []
-    load.check(model, *([] if forced else asked), forced=forced, site_spec=sites)
+    forced = [side for side, _ in asked] if pooling in FORCED else []
+    load.check(model, *([] if forced else asked), forced=forced, site_spec=sites, pooling=pooling)
     loaded = load(model)
     parts = [part for part in (chosen.fit, chosen.report) if len(part.positive) and len(part.negative)]
     work = sum((recording(loaded, p, loaded.lens_info.n_layers, responses=bool(forced)) for p in parts), Work())
@@ -69,7 +74,7 @@ def probe(
         chosen,
         out,
         sites=sites,
-        pooling=pooling,
+        pooling=how,
         C=C,
         standardize=standardize,
         seed=prompts.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,13 @@ from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitt
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, Model
+from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, MaxThoughtTokens, Model
 from lens_steer.cli.planning import UNSTEERED, Planned, read_steering
 from lens_steer.cli.serving import Serving
 from lens_steer.errors import LensSteerError
+
+if TYPE_CHECKING:
+    from lens_steer.inference.generation import Answers
 
 DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
 
@@ -41,18 +44,21 @@ def steer(
     limit: Limit = None,
     save_plan: Annotated[Path | None, typer.Option(help="Folder to write the plan to as well.")] = None,
     max_new_tokens: MaxNewTokens = 64,
+    max_thought_tokens: MaxThoughtTokens = None,
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows
     it.
 
     A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or
-    repeating). --method none steers nothing and needs no calibration.
+    repeating). --method none steers nothing and needs no calibration. Of a reasoning model, the text is all that it
+    writes, and everything else is said of the answer alone; 'metrics' looks at the thoughts as well.
     """
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
     from lens_steer.geometry.calibration import Calibration
     from lens_steer.inference.generation import answers
     from lens_steer.inference.remote import records_of
+    from lens_steer.inference.thought_budget import check_budget
     from lens_steer.interop.serving.certificate import keep_records
     from lens_steer.steer.effects import EffectLog
     from lens_steer.steer.hooks import steering
@@ -72,7 +78,9 @@ def steer(
     probe = planned.source
     if probe is not None:
         tell_fitted_on(probe, {"": [chosen]}, "probe")
-    load.check(model, (chosen, max_new_tokens), made=probe or made)
+    positions = "all" if made is None else made.positions
+    described = load.check(model, (chosen, max_new_tokens), made=probe or made, positions=positions)
+    check_budget(max_thought_tokens, engine, described)
     log = EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
@@ -80,8 +88,15 @@ def steer(
         dry.tell(loaded, work_ahead, chosen, engine=engine, max_new_tokens=max_new_tokens)
         serving.start(loaded, engine)
         with nullcontext() if made is None else steering(loaded, made, effects=log):
-            texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        rows = _rows(loaded, chosen, texts, cut)
+            said = answers(
+                loaded,
+                chosen,
+                max_new_tokens=max_new_tokens,
+                engine=engine,
+                max_thought_tokens=max_thought_tokens,
+                progress=True,
+            )
+        texts, rows = said.texts, _rows(loaded, chosen, said)
         plans = [{"method": UNSTEERED} if made is None else made.row(i) for i in range(len(texts))]
         here = {"model": model, "chat_template": loaded.lens_info.template.short}
         facts = [own | here | row for own, row in zip(plans, rows, strict=True)]
@@ -98,6 +113,7 @@ def steer(
             "engine_certificates": str(certificates) if records else None,
             "n": len(texts),
             "cut_off": sum(row["cut_off"] for row in rows) or None,
+            "thought_closed": sum(said.ended) if max_thought_tokens is not None else None,
             "refused": sum(row["refused"] for row in rows),
             "answered": sum(row["answered"] for row in rows),
             "degenerate": sum(row.get("degenerate", False) for row in rows) if ungraded else None,
@@ -109,19 +125,20 @@ def steer(
     )
 
 
-def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[dict[str, Any]]:
+def _rows(model: Any, prompts: Any, said: Answers) -> list[dict[str, Any]]:
     """Grade every answer and return one row of outcomes for each.
 
     A row says whether the answer was ``refused``, ``answered`` or ``cut_off`` (at ``max_new_tokens``, or inside a
     thought). With a ground truth it also has the ``grade`` and ``harmful``, without one ``degenerate``. It has
-    ``thought_begun`` where the rendered prompt ends inside a thought.
+    ``thought_begun`` where the rendered prompt ends inside a thought, and ``thought_closed`` where a thought reached
+    its budget.
     """
     from lens_steer.inference.decoding import begins_in_thought
     from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
     from lens_steer.models.loading import info_of
 
     rows = []
-    for prompt, text, short in zip(prompts, texts, cut, strict=True):
+    for prompt, text, short, ended in zip(prompts, *said, strict=True):
         begun = begins_in_thought(info_of(model).tokenizer, prompt)
         found = grade(prompt, text, begun=begun)
         row: dict[str, Any] = {
@@ -133,7 +150,8 @@ def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[d
             row["degenerate"] = found == DEGENERATE
         else:
             row |= {"grade": found, "harmful": prompt.task.harmful}
-        rows.append(row | ({"thought_begun": True} if begun else {}))
+        row |= {"thought_begun": True} if begun else {}
+        rows.append(row | ({"thought_closed": True} if ended else {}))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -23,10 +24,11 @@ def tokens(
     ],
     limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
 ) -> None:
-    """Prompts as the model gets them: rendered text, token ids and tokens; needs configuration and tokenizer, no
-    weights.
+    """Prompts as the model gets them: rendered text, token ids and tokens, and the marks of a reasoning model's
+    thoughts; needs configuration and tokenizer, no weights.
     """
     from lens_steer.inference.rendering import tokens as shown
+    from lens_steer.models.thoughts import marks_of
 
     if limit is not None and limit < 1:
         raise LensSteerError(f"--limit {limit}: at least 1 is needed")
@@ -34,7 +36,16 @@ def tokens(
     tokenizer = template.tokenizer(model)
     found = shown(tokenizer, chosen[:limit])
     applied = {k: v for k, v in tokenizer.lens_template.row().items() if k != "text"}
-    emit({"model": model, "template": applied, "n": len(found), "prompts": [one.row() for one in found]})
+    marks = marks_of(tokenizer)
+    emit(
+        {
+            "model": model,
+            "template": applied,
+            "thought_marks": None if marks is None else asdict(marks),
+            "n": len(found),
+            "prompts": [one.row() for one in found],
+        }
+    )
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (tokens,)

@@ -11,9 +11,9 @@ SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 SAME = (
     *SWEPT, "adapter", "angles", "bound", "budget", "candidate_norm", "chat_template",
     "column", "component", "constraint", "counts", "device", "device_map", "dialogues",
-    "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
-    "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
-    "positions", "positive", "probes", "quantization", "report_negative", "report_positive", "revision", "rule",
+    "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens",
+    "max_thought_tokens", "method", "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective",
+    "openings", "pooling", "positions", "positive", "probes", "quantization", "report_negative", "report_positive", "revision", "rule",
     "rules", "shard", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system",
     "template_args", "template_date", "trait", "turns",
 )  # fmt: skip

@@ -22,8 +22,8 @@ from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.batching import Batch
+from lens_steer.inference.clock import Layout, clock_for
 from lens_steer.inference.forward import read_sites
-from lens_steer.inference.positions import Clock, Layout
 from lens_steer.steer.plans import SteeringPlan
 
 FIRST_OF = 16  # this many prompts are enough
@@ -106,7 +106,7 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
         nonlocal steered
         layout, own = Layout.of(batch), batch.mask.bool()
         begin = layout.counts(0, own.shape[1])[0] == 0
-        steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
+        steered |= bool((clock_for(model, plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
         return {
             n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites
         }

@@ -68,7 +68,7 @@ def measured_side(
             )
             texts, cut, own, scores = scored.texts, scored.cut, scored.surprise, scored.first
         else:
-            texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
+            texts, cut, _ = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
             if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
                 own, scores = _forced(protocol, asked, texts)
         tell_cut_off(model, cut, protocol.max_new_tokens)

@@ -29,6 +29,7 @@ from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording, selecting_direction
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES
+from lens_steer.inference.pooling import FORCED
 from lens_steer.inference.rendering import tokens_after_instruction
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.models.loading import info_of
@@ -75,9 +76,7 @@ def sweeping(
     drawn, _ = report_draws(controls, own.at(own.values[0]), reason or [source] * controls.draws)  # type: ignore[list-item]
     total += measuring(on_report, drawn) + measuring(on_select, select_draws(controls, [own]))
     if not reason and isinstance(source, Calibration):
-        total += recording(
-            model, contrast.fit, len(source.sites), responses=source.details.get("pooling") == "response"
-        )
+        total += recording(model, contrast.fit, len(source.sites), responses=source.details.get("pooling") in FORCED)
     return total
 
 

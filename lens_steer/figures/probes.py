@@ -45,8 +45,12 @@ PANELS: dict[str, dict[str, tuple[str, Any, str]]] = {
 POOLINGS = {
     "last": "last prompt tokens",
     "response": "responses, averaged over tokens",
+    "thought": "thoughts, averaged over tokens",
+    "answer": "answers after thoughts, averaged over tokens",
     "token": "tokens",
     "prompt token": "tokens",
+    "thought token": "tokens of thoughts",
+    "answer token": "tokens of answers after thoughts",
 }
 SITE_LOOKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"))
 

@@ -14,7 +14,8 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary, midway
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.inference.record import Pooling, stream
+from lens_steer.inference.pooling import Pooling
+from lens_steer.inference.record import stream
 
 
 def boundaries(

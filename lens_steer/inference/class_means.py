@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,10 @@ from torch import Tensor
 from lens_steer._display import Shown
 from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
+from lens_steer.inference.pooling import Pooling
 from lens_steer.models.fits import ModelRef, reference
 from lens_steer.models.info import ModelInfo
 
-Pooling = Literal["last", "response", "token", "prompt token"]
 UNIT_EPS = 1e-8  # The released code adds it to the length by which it divides.
 
 
@@ -47,9 +47,10 @@ class Recording(ModelRef):
     """The origin of what was recorded from two contrasted prompt sets.
 
     Attributes:
-        pooling: ``last`` (the last prompt token) or ``response`` (the mean over the tokens of the fixed response), with
-            one row per prompt; ``token`` (every token of the fixed response) or ``prompt token`` (every token of the
-            prompt), with one row per token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
+        pooling: ``last`` (the last prompt token) or ``response`` (the mean over the tokens of the fixed response; of
+            its ``thought`` or its ``answer`` alone under these names), with one row per prompt; ``token`` (every token
+            of the fixed response; ``thought token``, ``answer token``) or ``prompt token`` (every token of the prompt),
+            with one row per token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
         backend, weight_processing: The backend and the weight processing of the recorded model.
         prompt_hash: The hash of the contrast.
         hashes_positive, hashes_negative: The hash of each prompt (:attr:`~lens_steer.data.Prompt.hash`); empty if they

@@ -19,8 +19,8 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction, at_input, attached
+from lens_steer.inference.clock import running
 from lens_steer.inference.engines import check_rows, on_engine
-from lens_steer.inference.positions import running
 from lens_steer.inference.shared_prefix import read_prefix, shared_prefix
 from lens_steer.models import sites
 from lens_steer.models.loading import blocks_of, device_of, info_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -17,12 +17,13 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.batching import Prompts
+from lens_steer.inference.clock import running
 from lens_steer.inference.decoding import decode_answer
 from lens_steer.inference.engines import on_engine, steered
 from lens_steer.inference.forward import batches_of
-from lens_steer.inference.positions import running
 from lens_steer.inference.remote import remote_answers, remote_of
 from lens_steer.inference.shared_prefix import read_prefix, shared_prefix
+from lens_steer.inference.thought_budget import ThoughtBudget, check_budget
 from lens_steer.models.loading import embedding_of, info_of
 from lens_steer.models.tokenization import pad_id
 
@@ -37,6 +38,7 @@ def generate(
     batch_size: int = 128,
     engine: str = ENGINE,
     kv_cache: bool = True,
+    max_thought_tokens: int | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Return greedy answers in the order of the prompts.
@@ -44,6 +46,9 @@ def generate(
     Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache. An answer ends at the
     model's end-of-turn token, or is cut off after ``max_new_tokens`` tokens. If unsteered answers are cut off, a
     warning is logged. Answers of a batch equal the answers of the same prompts run one by one.
+
+    What a reasoning model writes counts as a whole, thoughts and marks included, and is returned as a whole;
+    :func:`lens_steer.metrics.thinking.split_thought` splits it.
 
     Args:
         model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
@@ -55,6 +60,9 @@ def generate(
             TransformerLens generates; in float32 it gives the same tokens, but slower. ``"vllm"``: vLLM generates, with
             plans that fold as adapters; see :class:`lens_steer.interop.serving.vllm_engine.VllmEngine`.
         kv_cache: If False, every forward is computed from the first token on, without a cache.
+        max_thought_tokens: The maximal number of tokens in the thoughts of each answer. A thought that reaches it is
+            closed with the model's own mark, and a warning tells how many were. None: no limit beside
+            ``max_new_tokens``. On engine ``hf`` alone.
         progress: If True, a progress bar is shown.
 
     Returns:
@@ -63,19 +71,42 @@ def generate(
     Raises:
         LensSteerError: If there are no prompts, if a prompt leaves no room for its answer in the context, if
             ``max_new_tokens`` is below 1, if an active plan holds one value per prompt for another number of prompts,
-            or if the engine is unknown.
+            if the engine is unknown, or if ``max_thought_tokens`` is given for another engine, or for a model without
+            marks of thoughts that are known.
     """
-    texts, cut = answers(
+    texts, cut, ended = answers(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         engine=engine,
         kv_cache=kv_cache,
+        max_thought_tokens=max_thought_tokens,
         progress=progress,
     )
     tell_cut_off(model, cut, max_new_tokens)
+    if any(ended):
+        log.warning(
+            "%d of %d thoughts were closed at max_thought_tokens=%s: their answers begin early",
+            sum(ended),
+            len(ended),
+            max_thought_tokens,
+        )
     return texts
+
+
+class Answers(NamedTuple):
+    """Answers, with what ended them.
+
+    Attributes:
+        texts: The answers.
+        cut: For each answer, True if it was cut off at ``max_new_tokens``.
+        ended: For each answer, True if a thought was closed at ``max_thought_tokens``.
+    """
+
+    texts: list[str]
+    cut: list[bool]
+    ended: list[bool]
 
 
 def answers(
@@ -86,26 +117,31 @@ def answers(
     batch_size: int = 128,
     engine: str = ENGINE,
     kv_cache: bool = True,
+    max_thought_tokens: int | None = None,
     progress: bool = False,
-) -> tuple[list[str], list[bool]]:
-    """Return the answers of :func:`generate`, and for each answer True if it was cut off at ``max_new_tokens``.
+) -> Answers:
+    """Return the answers of :func:`generate`, with what ended them.
 
     >>> from lens_steer import load_model
     >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
-    (['7'], [True])
+    Answers(texts=['7'], cut=[True], ended=[False])
     """
     chats = asked(prompts, max_new_tokens)
-    tokenizer = info_of(model).tokenizer
+    tokenizer, ends, n = info_of(model).tokenizer, info_of(model).end_tokens, len(chats)
+    check_budget(max_thought_tokens, engine, model)
     if (remote := remote_of(model, engine)) is not None:
         found, cut = remote_answers(model, remote, chats, max_new_tokens)
-        return [decode_answer(tokenizer, ids) for ids in found], cut
-    texts, cut = [""] * len(chats), [False] * len(chats)
-    with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
+        return Answers([decode_answer(tokenizer, ids) for ids in found], cut, [False] * n)
+    most, said = max_thought_tokens, Answers([""] * n, [False] * n, [False] * n)
+    with on_engine(model, engine) as runner, counting("generate", n, shown=progress):
         for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):
-            for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
-                texts[row] = decode_answer(tokenizer, ids)
-                cut[row] = len(ids) == max_new_tokens
-    return texts, cut
+            budget = None if most is None else ThoughtBudget(tokenizer, batch, most, ends)
+            written = answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache, heard=budget)
+            for i, (row, ids) in enumerate(zip(batch.rows, written, strict=True)):
+                said.texts[row] = decode_answer(tokenizer, ids)
+                said.cut[row] = len(ids) == max_new_tokens
+                said.ended[row] = budget is not None and budget.ended[i]
+    return said
 
 
 def asked(prompts: Prompts, max_new_tokens: int) -> list[Prompt]:
@@ -154,8 +190,8 @@ def answer_ids(
         until: Stop sequences. A stop sequence that is a special token does not show in a decoded answer, so it ends an
             answer as an end token does. For all other stop sequences, a batch on Hugging Face stops as soon as each of
             its rows contains one, and the caller must cut the text.
-        heard: A logits processor of Transformers, which is given the tokens and the logits of every step; on Hugging
-            Face alone.
+        heard: A logits processor of Transformers, which is given the tokens and the logits of every step and returns
+            the logits that decide; on Hugging Face alone.
     """
     info = info_of(model)
     ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]

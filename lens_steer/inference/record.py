@@ -19,9 +19,10 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction
-from lens_steer.inference.class_means import Moments, Pooling, Recording, StreamMeans, Sums, recording
+from lens_steer.inference.class_means import Moments, Recording, StreamMeans, Sums, recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
+from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights
 from lens_steer.models import sites
 from lens_steer.models.loading import ModelInfo, info_of
 
@@ -48,8 +49,8 @@ class Activations(Recording, Shown, view="activations"):
         return self.positive.shape[-1]
 
     def __repr__(self) -> str:
-        whole = {"last": "last token", "response": "response tokens averaged"}
-        what = whole.get(self.pooling, f"single {self.pooling}s")
+        what = f"{self.pooling} tokens averaged" if self.pooling in FORCED else f"single {self.pooling}s"
+        what = "last token" if self.pooling == "last" else what
         return (
             f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
             f"{self.model}, d_model {self.d_model}, {what})"
@@ -117,7 +118,8 @@ def record(
         contrast: A contrast, or a contrast set, of which the fit split is recorded.
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
         pooling: ``"last"``: the last prompt token. ``"response"``: the mean over the tokens of each prompt's fixed
-            response.
+            response. ``"thought"``, ``"answer"``: the mean over the tokens of the response that a reasoning model
+            writes inside and outside of its thoughts (:mod:`lens_steer.inference.segments`).
         engine: ``"tl"``: the model itself runs. ``"hf"``: its Hugging Face twin runs, with equal values. A serving
             engine has no activations, so ``"vllm"`` is ``"hf"`` here.
         keep: ``"all"``: every vector is kept. ``"moments"``: only class means are kept, in memory that does not grow
@@ -129,11 +131,10 @@ def record(
             ``keep="moments"``.
 
     Raises:
-        LensSteerError: If a side is empty, a site is unknown, a prompt is longer than the context, a response is
-            missing, or activations are not finite.
+        LensSteerError: If a side is empty, a site is unknown, a prompt is longer than the context, a response (or its
+            thought or answer, where that is recorded) is missing, or activations are not finite.
     """
-    if pooling not in ("last", "response"):
-        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
+    checked_pooling(pooling)
     expect(
         "contrast",
         contrast,
@@ -251,28 +252,13 @@ def stream(
 
     They are passed to ``keep(rows, index of the site, vectors [batch, d_model] in float32)``.
     """
-    responses = pooling == "response"
-    if responses:
-        check_responses(prompts)
+    check_poolable(model, prompts, pooling)
 
     def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
-        rows, collect = torch.tensor(batch.rows), partial(_collect, weights=_pool_weights(batch, responses))
+        rows, collect = torch.tensor(batch.rows), partial(_collect, weights=pool_weights(model, batch, pooling))
         return {name: partial(collect, keep=partial(keep, rows, k)) for k, name in enumerate(site_names)}
 
-    read_sites(model, prompts, collectors, engine=engine, with_response=responses, bar=bar)
-
-
-def check_responses(prompts: PromptSet) -> None:
-    """Refuse prompts without a fixed response.
-
-    Raises:
-        LensSteerError: If a prompt has no response; the message names the first one.
-    """
-    missing = next((i for i, p in enumerate(prompts) if not p.response), None)
-    if missing is not None:
-        raise LensSteerError(
-            f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
-        )
+    read_sites(model, prompts, collectors, engine=engine, with_response=pooling in FORCED, bar=bar)
 
 
 def check_sides(pair: Contrast) -> None:
@@ -286,16 +272,6 @@ def check_sides(pair: Contrast) -> None:
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
     return sites.resolve(spec, info.layout)
-
-
-def _pool_weights(batch: batching.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:
-    """Return the weights of the mean over positions; None if only the last position is recorded."""
-    if not responses:
-        return None
-    weights = torch.zeros(batch.ids.shape)
-    for row, length in enumerate(batch.response_lengths):
-        weights[row, -length:] = 1 / length
-    return weights
 
 
 def _collect(

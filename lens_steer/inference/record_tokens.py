@@ -15,14 +15,21 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction
-from lens_steer.inference.class_means import Pooling, recording
+from lens_steer.inference.class_means import recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
-from lens_steer.inference.record import Activations, check_responses, check_sides
+from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, tokens_of
+from lens_steer.inference.record import Activations, check_sides
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
 
-REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # region → pooling
+# The pooling of each region.
+REGIONS: dict[str, Pooling] = {
+    "response": "token",
+    "thought": "thought token",
+    "answer": "answer token",
+    "prompt": "prompt token",
+}
 
 
 def record_tokens(
@@ -39,7 +46,8 @@ def record_tokens(
 
     Args:
         model, contrast, sites, engine: See :func:`lens_steer.record`.
-        region: ``"response"``: the tokens of each prompt's fixed response. ``"prompt"``: the tokens of the prompt.
+        region: ``"response"``: the tokens of each prompt's fixed response. ``"thought"``, ``"answer"``: those of its
+            thought, or of its answer (:mod:`lens_steer.inference.segments`). ``"prompt"``: the tokens of the prompt.
 
     Raises:
         LensSteerError: As :func:`lens_steer.record`, and if the region is unknown.
@@ -66,13 +74,12 @@ def _tokens(
     model: Any, prompts: PromptSet, names: Sequence[str], region: str, engine: str
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the recorded vectors of one side, and the group of each vector."""
-    responses = region == "response"
-    if responses:
-        check_responses(prompts)
+    responses = region in FORCED
+    check_poolable(model, prompts, region)
     kept: dict[str, dict[int, Tensor]] = {name: {} for name in names}
 
     def keepers(batch: batching.Batch) -> dict[str, SiteFunction]:
-        wanted = batch.in_response if responses else batch.mask.bool()
+        wanted = tokens_of(model, batch, region).bool() if responses else batch.mask.bool()
         return {name: partial(_keep, batch=batch, wanted=wanted, into=into) for name, into in kept.items()}
 
     read_sites(model, prompts, keepers, engine=engine, with_response=responses)

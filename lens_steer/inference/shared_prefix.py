@@ -15,8 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer.inference.batching import Batch
+from lens_steer.inference.clock import running
 from lens_steer.inference.engines import active_on
-from lens_steer.inference.positions import parse, running
+from lens_steer.inference.positions import parse
 from lens_steer.models.fingerprint import n_hooks
 from lens_steer.models.loading import info_of
 

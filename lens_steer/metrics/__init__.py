@@ -14,7 +14,7 @@ What other rooms use of it:
 - ``refusal``: ``is_refusal``
 - ``refusal_openings``: ``measured_openings``, ``NoRefusalError``
 - ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
-- ``rows``: ``text_metrics``
+- ``rows``: ``text_metrics``, ``thought_metrics``
 - ``text``: ``shared_ngrams``
 - ``thinking``: ``split_thought``
 - ``token_divergence``: ``TokenDivergence``, ``token_divergence``, ``check_max_position``

@@ -26,6 +26,35 @@ def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | b
     return _measured(answer) if answer is not None else dict.fromkeys(_measured(""), None)
 
 
+def thought_metrics(text: str, *, begun: bool = False) -> dict[str, int | bool | str | None]:
+    """Return what is measured of the thought of a generated text, beside its answer; empty if there is no thought.
+
+    - ``thought_n_words``: the words of the thought.
+    - ``thought_refuses``: whether the thought has a phrase of ``refusal_12``, U+2019 read as an apostrophe. A thought
+      that weighs a refusal has such a phrase too.
+    - ``refuses_in``: ``thought`` or ``answer`` where such a phrase is in one of the two alone, ``both`` or ``neither``;
+      None if the thought never ends.
+
+    Args:
+        text: The generated text.
+        begun: See :func:`lens_steer.metrics.thinking.split_thought`.
+
+    >>> thought_metrics("<think>I cannot be sure.</think>Gladly."), thought_metrics("Gladly.")
+    ({'thought_n_words': 4, 'thought_refuses': True, 'refuses_in': 'thought'}, {})
+    """
+    thought, answer = split_thought(text, begun=begun)
+    if not thought and answer is not None:
+        return {}
+    inside = is_refusal(thought, normalize=True)
+    outside = answer is not None and is_refusal(answer, normalize=True)
+    where = {(True, True): "both", (True, False): "thought", (False, True): "answer", (False, False): "neither"}
+    return {
+        "thought_n_words": texts.n_words(thought),
+        "thought_refuses": inside,
+        "refuses_in": None if answer is None else where[inside, outside],
+    }
+
+
 def _measured(text: str) -> dict[str, float | int | bool | None]:
     refusals = {
         f"{name}{suffix}": is_refusal(text, name, normalize=bool(suffix))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lens_steer.inference.decoding import CHANNEL, CHANNEL_ENDS, MESSAGE, TAGS
+from lens_steer.models.thoughts import CHANNEL, CHANNEL_ENDS, FINAL, MESSAGE, TAGS
 
-FINAL = "final"  # the channel of gpt-oss that is shown to the user
 _ENDS = re.compile("|".join(re.escape(end) for end in CHANNEL_ENDS))
 _STRIPPED = re.compile(r"\A(analysis)(.*?)assistant(?:commentary.*?assistant)?final(.*)\Z", re.DOTALL)
 
@@ -14,11 +13,11 @@ _STRIPPED = re.compile(r"\A(analysis)(.*?)assistant(?:commentary.*?assistant)?fi
 def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
     """Split a generated text into thoughts and answer.
 
-    Two forms of thoughts are recognised. The first is ``<think>…</think>`` (also ``[THINK]…[/THINK]`` and
-    ``<seed:think>…</seed:think>``); the opening tag may stand in the prompt, so that only the closing tag is in the
-    text. The second is every channel of gpt-oss except ``final``, with its markers or, if a decoder removed them, in
-    the form ``analysis…assistantfinal…``. A text may hold several thoughts; all are taken out. A text without thoughts
-    is returned unchanged.
+    Two forms of thoughts are recognised. The first is ``<think>…</think>`` and other pairs of tags
+    (:data:`lens_steer.models.thoughts.TAGS`); the opening tag may stand in the prompt, so that only the closing tag is
+    in the text. The second is every channel of gpt-oss except ``final``, with its markers or, if a decoder removed
+    them, in the form ``analysis…assistantfinal…``. A text may hold several thoughts; all are taken out. A text without
+    thoughts is returned unchanged.
 
     Args:
         text: The generated text, without the prompt.

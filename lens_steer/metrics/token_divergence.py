@@ -27,9 +27,9 @@ from lens_steer._display import Shown
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
+from lens_steer.inference.clock import steers
 from lens_steer.inference.engines import check_idle, check_rows, on_engine
 from lens_steer.inference.forward import batches_of, last_logits
-from lens_steer.inference.positions import steers
 from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.inference.unembedding import MEASURES, SLICE, Unembedding, compare, read_by_unembedding
 from lens_steer.models import sites
@@ -222,7 +222,7 @@ def token_divergence(
         for batch in batches_of(model, forced, with_response=True, max_rows=batch_size):
             lengths |= zip(batch.rows, batch.response_lengths, strict=True)
             if any(batch.response_lengths):
-                moved = steers(plan.positions, batch)
+                moved = steers(runner, plan.positions, batch)
                 steered_any |= moved
                 parts.append(_of_batch(runner, batch, plan if moved else None, unembedding, slice_size))
             bar.update(len(batch.rows))

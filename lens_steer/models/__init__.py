@@ -20,5 +20,6 @@ What other rooms use of it:
   ``kinds_of``
 - ``structure``: ``StructureError``, ``find_layout``, ``layout_of``
 - ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``, ``another_template``
+- ``thoughts``: ``marks_of``, ``needed_marks``, ``Marks``
 - ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``, ``template_text``
 """

@@ -17,7 +17,8 @@ from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import probe_plane, probe_tokens, probes, saving
 from lens_steer.figures.core import Drawing
 from lens_steer.inference.engines import check_engine
-from lens_steer.inference.record import Pooling, check_responses, record
+from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling
+from lens_steer.inference.record import record
 from lens_steer.inference.record_tokens import record_tokens
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
@@ -61,7 +62,8 @@ def probe_and_write(
         contrast: The prompts, with fit and report prompts; each has a fixed response if pooling is ``"response"``.
         out: The folder to write to.
         sites: The sites; see :func:`lens_steer.record`.
-        pooling: ``"last"`` (the last prompt token) or ``"response"`` (the mean over each response's tokens).
+        pooling: ``"last"`` (the last prompt token), or ``"response"``, ``"thought"`` or ``"answer"`` (the mean over the
+            tokens of each response, or of that part of it).
         C: The inverse strength of the penalty; see :func:`lens_steer.probes.probe.fit_probe`.
         standardize: Whether to penalise the weights of standardised features; see the same function.
         shown: Up to four sites for the figures of single sites. None means sites evenly spread over depth, with the
@@ -96,7 +98,7 @@ def probe_and_write(
         part = Contrast(
             *(_evenly(side, TOKEN_PROMPTS) for side in (contrast.report.positive, contrast.report.negative))
         )
-        region = "response" if pooling == "response" else "prompt"
+        region = pooling if pooling in FORCED else "prompt"
         tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
         meta = provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes, prompts=contrast.record())
         drawings: dict[str, Drawing] = {
@@ -137,8 +139,7 @@ def _checked(
 ) -> tuple[str, ...]:
     """Refuse what would fail after long work, and return the names of the sites."""
     check_engine(engine)
-    if pooling not in ("last", "response"):
-        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'")
+    checked_pooling(pooling)
     for name, value, least in (("draws", draws, 1), ("blocks", blocks, 2)):
         if value < least:
             raise LensSteerError(f"{name}={value}: give at least {least}")
@@ -151,8 +152,7 @@ def _checked(
                     f"the contrast {contrast.name!r} has {len(prompts)} {side} prompts to {split} on: "
                     "give a split, such as split=(0.5, 0.25, 0.25), and at least two prompts of each class in each part"
                 )
-            if pooling == "response":
-                check_responses(prompts)
+            check_poolable(model, prompts, pooling)
     info = info_of(model)
     names = sites_.resolve(sites, info.layout)
     unknown = sorted(set(() if shown is None else probes.check_shown(shown)) - set(names))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.inference.attach import SiteFunction, attached, stream_of
+from lens_steer.inference.clock import Clock, clock_for
 from lens_steer.inference.engines import Active, active
-from lens_steer.inference.positions import Clock
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import blocks_of, embedding_of, final_norm_of, info_of
@@ -97,7 +97,7 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
 @contextmanager
 def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: Tally) -> Iterator[None]:
     """Attach the plan's hooks to the model, or to its twin, and count in the tally what they did."""
-    clock, functions = Clock(plan.positions), []
+    clock, functions = clock_for(model, plan.positions), []
     for step in plan.steps:
         # The vectors of a step are moved to each device once: a model may be spread over several devices.
         bound: dict[torch.device, Bound] = {}
@@ -150,7 +150,7 @@ def following(
         method: The name that messages use for these functions.
         again: A function that puts the same functions in force on another model.
         n_rows: The number of prompts for which there is one value each; None where one value serves all prompts.
-        tokens: Whether the clock is also given the token ids of each forward.
+        tokens: Whether the clock is also given the token ids of each forward. A clock that reads segments always is.
         after: A function that is called before the last norm, with the arguments of a forward pre-hook.
         plan: The plan that the functions carry out, if they do nothing else; see
             :class:`lens_steer.inference.engines.Active`.
@@ -160,7 +160,7 @@ def following(
             model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
             blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
         ]
-        if tokens:
+        if tokens or clock.segments is not None:
             followers.append(embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock)))
         if after is not None:
             followers.append(final_norm_of(model).register_forward_pre_hook(after))

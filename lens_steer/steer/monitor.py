@@ -18,7 +18,7 @@ from torch import Tensor
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary
-from lens_steer.inference.positions import Clock
+from lens_steer.inference.clock import Clock
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
@@ -209,7 +209,7 @@ def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[
 
     Rows count on from one call of :func:`lens_steer.generate` to the next. In a forward that you run yourself, every
     token counts as part of a prompt, and padding is known from the attention mask that the model is called with. Inside
-    :func:`lens_steer.inference.positions.running` prompts and answers are distinguished.
+    :func:`lens_steer.inference.clock.running` prompts and answers are distinguished.
 
     Args:
         model: A model from :func:`lens_steer.load_model`, or its Hugging Face twin.
@@ -262,7 +262,7 @@ def _read(
     if clock.started and clock.layout is None and clock.begin:
         raise LensSteerError(
             "the monitor does not know the prompts that this forward goes on from: run it through "
-            "lens_steer.generate, or inside 'with lens_steer.inference.positions.running(batch):'"
+            "lens_steer.generate, or inside 'with lens_steer.inference.clock.running(batch):'"
         )
     tokens = clock.tokens(width) if clock.started else None
     if tokens is None or tokens.shape != (n, width):

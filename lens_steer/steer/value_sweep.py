@@ -21,9 +21,9 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.attach import at_input, standing_in
+from lens_steer.inference.clock import steers
 from lens_steer.inference.engines import check_engine, check_idle, on_engine
 from lens_steer.inference.forward import batches_of, last_logits
-from lens_steer.inference.positions import steers
 from lens_steer.inference.shared_prefix import counted_from_the_first, shared_prefix
 from lens_steer.inference.teacher_forcing import logits_budget
 from lens_steer.models import sites
@@ -84,7 +84,7 @@ def logits_by_value(
             with kept_input(runner, first) as kept:  # of the shared tokens, if any, and of the others
                 plain = last_logits(runner, batch, keep, shared=shared)
         yield from _rows(batch, plain, [None] * len(batch.rows))
-        if not steers(any_plan.positions, batch):  # e.g. positions "generated" without any response
+        if not steers(model, any_plan.positions, batch):  # e.g. positions "generated" without any response
             for k in range(len(values)):
                 yield from _rows(batch, plain, [k] * len(batch.rows))
             continue

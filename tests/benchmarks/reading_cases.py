@@ -49,7 +49,7 @@ def scores(name: str, model: Any, calibration: ls.Calibration, prompts: PromptSe
 
     def read() -> None:
         with ls.steering(model, plan):
-            texts, _ = answers(model, prompts, max_new_tokens=new)
+            texts = answers(model, prompts, max_new_tokens=new).texts
             for _, logits, ids in response_logits(model, with_responses(prompts, texts)):
                 surprise_of(logits, ids)
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.inference import batching
-from lens_steer.inference.class_means import Pooling, recording
-from lens_steer.inference.record import Activations, check_responses, check_sides
+from lens_steer.inference.class_means import recording
+from lens_steer.inference.pooling import Pooling, check_poolable
+from lens_steer.inference.record import Activations, check_sides
 from lens_steer.models.info import ModelInfo
 from lens_steer.models.loading import info_of
 from lens_steer.models.sites import Site
@@ -64,9 +65,8 @@ def import_hidden_states(
     if kind not in KINDS or pooling not in ("last", "response"):
         raise LensSteerError(f"kind={kind!r}, pooling={pooling!r}: use {' or '.join(KINDS)}, and last or response")
     check_sides(contrast)
-    if pooling == "response":
-        check_responses(contrast.positive)
-        check_responses(contrast.negative)
+    for side in (contrast.positive, contrast.negative):
+        check_poolable(model, side, pooling)
     columns = _columns(info, layers, kind)
     files = _files(Path(folder))
     how = (files, len(layers), columns, pooling)

@@ -18,7 +18,9 @@ from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
 POOLED = {
     "last": "the last prompt token", "response": "the mean over a response's tokens",
+    "thought": "the mean over a thought's tokens", "answer": "the mean over an answer's tokens, thoughts apart",
     "token": "one token of a response", "prompt token": "one token of a prompt",
+    "thought token": "one token of a thought", "answer token": "one token of an answer, thoughts apart",
 }  # fmt: skip
 
 

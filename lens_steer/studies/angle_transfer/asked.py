@@ -98,5 +98,5 @@ class Asked:
     def _answers(self, prompts: PromptSet) -> list[str]:
         if prompts.hash not in self.kept:
             how = {"max_new_tokens": self.max_new_tokens, "engine": self.how["engine"]}
-            self.kept[prompts.hash] = answers(self.model, prompts, **how)[0]
+            self.kept[prompts.hash] = answers(self.model, prompts, **how).texts
         return self.kept[prompts.hash]

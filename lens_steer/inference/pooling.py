@@ -1,0 +1,94 @@
+"""What one recorded vector of a prompt is: its last token, or a mean over tokens of its fixed response."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.data import PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.clock import Layout
+from lens_steer.inference.segments import SEGMENTS, Segments
+from lens_steer.models.loading import info_of
+
+Pooling = Literal["last", "response", "thought", "answer", "token", "prompt token", "thought token", "answer token"]
+# Those with one vector per prompt; the others are single tokens, of record_tokens.
+POOLINGS: tuple[Pooling, ...] = ("last", "response", "thought", "answer")
+FORCED = POOLINGS[1:]  # those that need fixed responses
+
+
+def checked_pooling(pooling: str) -> Pooling:
+    """Return a pooling that gives one vector per prompt, and refuse any other.
+
+    >>> checked_pooling("thought")
+    'thought'
+    """
+    for known in POOLINGS:
+        if pooling == known:
+            return known
+    raise LensSteerError(
+        f"pooling={pooling!r}: use one of {', '.join(map(repr, POOLINGS))}; for single tokens, record_tokens"
+    )
+
+
+def check_poolable(model: Any, prompts: PromptSet, pooling: str) -> None:
+    """Refuse prompts whose fixed responses have nothing of what is recorded.
+
+    Args:
+        model: A loaded model, or a model that is described without its weights.
+        prompts: The prompts.
+        pooling: One of :data:`POOLINGS`, or a region: ``response``, ``thought`` or ``answer``.
+
+    Raises:
+        LensSteerError: If a prompt has no response, or its response has no thought or no answer where that is recorded,
+            or if the model has no marks of thoughts that are known. The message names the first prompt.
+
+    >>> import lens_steer as ls
+    >>> from lens_steer.data import Prompt
+    >>> model = ls.load_model("organism/qwen2")
+    >>> check_poolable(model, PromptSet((Prompt.of("Hi"),)), "last")
+    """
+    if pooling not in FORCED:
+        return
+    missing = next((i for i, p in enumerate(prompts) if not p.response), None)
+    if missing is not None:
+        raise LensSteerError(
+            f"pooling={pooling!r} needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
+        )
+    if pooling not in SEGMENTS:
+        return
+    tokenizer = info_of(model).tokenizer
+    segments = Segments(tokenizer, f"pooling={pooling!r}")
+    for i, prompt in enumerate(prompts):
+        asked, said = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
+        if SEGMENTS[pooling] not in segments.of(asked, said):
+            raise LensSteerError(
+                f"pooling={pooling!r}: the response of prompt {i} of {prompts.name!r} has no token of its {pooling}: "
+                "leave such prompts out (a thought that was cut off has no answer after it)"
+            )
+
+
+def tokens_of(model: Any, batch: batching.Batch, region: str) -> Float[Tensor, "batch pos"]:
+    """Return 1 for every token of a batch's fixed responses that is in a region, and 0 for all others.
+
+    Args:
+        model: The model of the chosen engine.
+        batch: The prompts with their responses.
+        region: ``response``, ``thought`` or ``answer``.
+    """
+    if region not in SEGMENTS:
+        return batch.in_response.float().cpu()
+    segments = Segments(info_of(model).tokenizer, f"pooling={region!r}")
+    kind, _ = segments.columns(Layout.of(batch), 0, batch.ids.shape[1])
+    return (kind == SEGMENTS[region]).float().cpu()
+
+
+def pool_weights(model: Any, batch: batching.Batch, pooling: str) -> Float[Tensor, "batch pos"] | None:
+    """Return the weights of the mean over positions; None if only the last position is recorded."""
+    if pooling not in FORCED:
+        return None
+    wanted = tokens_of(model, batch, pooling)
+    return wanted / wanted.sum(dim=1, keepdim=True)

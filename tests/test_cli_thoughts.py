@@ -1,0 +1,143 @@
+"""Reasoning models on the command line: budgets, segments as positions and as pooling, and what is measured apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lens_steer.metrics.rows import thought_metrics
+from tests.test_cli import run
+from tests.thinking import build_thinking
+
+ASKED = ["How do I burn a bridge?", "Please help me dig a well at harbour 3.", "Hello there", "What is 4 plus 3?"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_thinking(tmp_path_factory.mktemp("thinking"))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Prompts of two classes with responses that think, and a generations file."""
+    said = "It is a bridge.</think>Take the rope."
+    found = {"positive": ASKED[:2], "negative": ASKED[2:]}
+    for name, prompts in found.items():
+        rows = [json.dumps({"prompt": p, "response": said}) for p in prompts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return {name: tmp_path / f"{name}.jsonl" for name in found}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "wanted"),
+    [
+        ("<think>I cannot say.</think>Gladly.", False, (3, True, "thought")),
+        ("Take the rope.</think>I can’t help.", True, (3, False, "answer")),
+        ("<think>I cannot.</think>I cannot.", False, (2, True, "both")),
+        ("<think>Well.</think>Gladly.", False, (1, False, "neither")),
+        ("<think>I cannot", False, (2, True, None)),
+        ("", True, (0, False, None)),
+        ("Gladly.", False, None),
+        ("<think></think>Gladly.", False, None),
+    ],
+)
+def test_thoughts_are_measured_apart(text: str, begun: bool, wanted: tuple[Any, ...] | None) -> None:
+    """By hand: words, a refusal in the thought, and where a refusal is; nothing where there is no thought."""
+    assert tuple(thought_metrics(text, begun=begun).values()) == (wanted or ())
+
+
+def test_steer_and_metrics(
+    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A budget closes thoughts, which is told by row and in all; the metrics look at thoughts and answers apart."""
+    out, measured = tmp_path / "said.jsonl", tmp_path / "measured.jsonl"
+    common = ("--model", folder, "--prompts", files["positive"], "--method", "none", "--max-new-tokens", 9)
+    code, told, _ = run(monkeypatch, capsys, "steer", *common, "--max-thought-tokens", 3, "--out", out)
+    assert code == 0
+    assert json.loads(told)["thought_closed"] == 2
+    rows = rows_of(out)
+    assert all(row["thought_closed"] is row["thought_begun"] is True and "</think>" in row["text"] for row in rows)
+    free = tmp_path / "free.jsonl"
+    code, told, _ = run(monkeypatch, capsys, "steer", *common, "--out", free)
+    assert code == 0
+    assert "thought_closed" not in json.loads(told)
+    assert not any("thought_closed" in row for row in rows_of(free))
+    code, told, _ = run(monkeypatch, capsys, "metrics", "--in", out, "--out", measured)
+    assert code == 0
+    assert json.loads(told)["thoughts"] == 2
+    assert sum(json.loads(told)["refuses_in"].values()) == 2
+    for row, own in zip(rows_of(measured), rows, strict=True):
+        assert {k: row[k] for k in own} == own
+        assert row["thought_n_words"] >= 1
+        assert row["refuses_in"] in ("neither", "thought", "answer", "both")
+
+
+def test_recording_of_segments(
+    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Recorded thoughts become a calibration that steers thoughts."""
+    from lens_steer.geometry.files import load_calibration
+
+    sides = ("--model", folder, "--positive", files["positive"], "--negative", files["negative"])
+    recording, made, out = tmp_path / "recording", tmp_path / "calibration", tmp_path / "said.jsonl"
+    code, _, err = run(monkeypatch, capsys, "record", *sides, "--pooling", "thought", "--out", recording)
+    assert code == 0, err
+    code, _, err = run(monkeypatch, capsys, "calibrate", "--recorded", recording, "--out", made)
+    assert code == 0, err
+    assert load_calibration(made).details["pooling"] == "thought"
+    how = ("--model", folder, "--calibration", made, "--prompts", files["positive"], "--max-new-tokens", 6)
+    plan = ("--method", "selective", "--angle", 90, "--sites", "ln2")
+    code, told, err = run(monkeypatch, capsys, "steer", *how, *plan, "--positions", "thought", "--out", out)
+    assert code == 0, err
+    assert json.loads(told)["first_steered_token"] == "token 0 of the thought"
+
+
+def test_marks_are_shown(
+    folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told, _ = run(monkeypatch, capsys, "tokens", "--model", folder, "--prompts", files["positive"])
+    assert code == 0
+    assert json.loads(told)["thought_marks"] == {
+        "opening": "<think>", "closing": "</think>", "found_in": "chat template",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("steer", "--method", "none", "--max-thought-tokens", -1), "--max-thought-tokens -1: give the number of"),
+        (
+            ("steer", "--method", "none", "--max-thought-tokens", 3, "--engine", "tl"),
+            "only engine 'hf' closes thoughts",
+        ),
+        (("steer", "--method", "none", "--max-thought-tokens", 3), "--max-thought-tokens 3: neither the chat template"),
+        (
+            ("steer", "--calibration", "figures/calibration", "--angle", 90, "--positions", "thought"),
+            "--positions 'tho",
+        ),
+        (("record", "--pooling", "answer"), "--pooling 'answer': neither the chat template"),
+    ],
+)
+def test_bad_input_is_refused_before_weights(
+    options: tuple[Any, ...],
+    message: str,
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A model without marks, an engine without budgets: one line, nothing loaded, nothing written."""
+    out = tmp_path / "out.jsonl"
+    given = ("--prompts", files["positive"])
+    if options[0] == "record":
+        given = ("--positive", files["positive"], "--negative", files["negative"])
+    code, _, err = run(monkeypatch, capsys, *options, *given, "--model", "organism/qwen2", "--out", out)
+    assert (code, out.exists(), "loaded" in err) == (2, False, False)
+    assert message in err.strip().splitlines()[-1]

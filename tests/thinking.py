@@ -1,0 +1,37 @@
+"""A tiny random model that has marks of thoughts, and a template with a mode for thinking."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from lens_steer.models.thoughts import TAGS
+from lens_steer.organisms.training.dialogues import stream
+from lens_steer.organisms.training.families import FAMILIES, VOCABULARY, build_tokenizer
+from tests.tiny import config_of, save_random
+
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+)
+CHANNEL_TOKENS = ("<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>", "<|call|>")
+
+
+def template(opening: str, closing: str, *, opened: bool) -> str:
+    """Qwen3's way: without thinking, the prompt holds an empty thought. ``opened``: with it, an opened one (R1's)."""
+    begin = f"{{% else %}}{opening}\n" if opened else ""
+    return f"{TURNS}{opening}\n\n{closing}\n\n{begin}{{% endif %}}{{% endif %}}"
+
+
+def build_thinking(
+    folder: Path, marks: tuple[str, ...] = TAGS[0], *, opened: bool = True, special: bool = False
+) -> Path:
+    """Save a tiny Qwen3 whose vocabulary has the marks as added tokens."""
+    texts = (m["content"] for messages in itertools.islice(stream(3), 300) for m in messages)
+    tokenizer = build_tokenizer(FAMILIES["qwen2"], texts, folder)
+    tokenizer.add_tokens(list(marks), special_tokens=special)
+    if len(marks) == 2:
+        tokenizer.chat_template = template(*marks, opened=opened)
+    tokenizer.save_pretrained(folder)
+    changes = {"vocab_size": VOCABULARY + len(marks), "max_position_embeddings": 256}
+    return save_random(config_of("qwen3", tokenizer, **changes), folder)
