@@ -197,7 +197,7 @@ def test_responses_that_cannot_be_read(
         (("--angle", "90", "--max-position", "-1"), "max_position=-1: the first position is 0"),
         (("--angle", "90", "--engine", "vllm"), "--engine 'vllm'"),
         (("--angle", "90", "--plan", "there"), "give one of --calibration, --probe (with --method) and --plan"),
-        (("--angle", "90", "--positions", "answer"), "'answer' is not understood"),
+        (("--angle", "90", "--positions", "reply"), "'reply' is not understood"),
         (("--method", "rotate"), "--method 'rotate'"),
         (("--angle", "90", "--responses", "nowhere.jsonl"), "prompts file 'nowhere.jsonl' does not exist"),
     ],

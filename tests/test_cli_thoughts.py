@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lens_steer.metrics.rows import thought_metrics
@@ -77,6 +78,27 @@ def test_steer_and_metrics(
         assert {k: row[k] for k in own} == own
         assert row["thought_n_words"] >= 1
         assert row["refuses_in"] in ("neither", "thought", "answer", "both")
+
+
+def test_a_sweep_with_a_budget(
+    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Every answer of a sweep has it; its rows are of another run than those without it."""
+    sides = ("--positive", files["positive"], "--negative", files["negative"])
+    splits = [f"--{split}-{side}={files[side]}" for split in ("select", "report") for side in files]
+    code, _, err = run(monkeypatch, capsys, "calibrate", "--model", folder, *sides, "--out", tmp_path / "made")
+    assert code == 0, err
+    how = ("--model", folder, "--calibration", tmp_path / "made", *sides, *splits, "--angles", "90,180,270")
+    how = (*how, "--positions", "answer", "--controls", 0, "--max-new-tokens", 8, "--out", tmp_path / "sweep")
+    code, _, err = run(monkeypatch, capsys, "sweep", *how, "--max-thought-tokens", 2)
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "sweep" / "select.csv")
+    assert len(table) == 16
+    assert table["text"].str.contains("</think>").all()
+    assert "cut off" not in table["grade"].tolist()
+    code, _, err = run(monkeypatch, capsys, "sweep", *how)
+    assert code == 2
+    assert "--max-thought-tokens differ" in err
 
 
 def test_recording_of_segments(

@@ -369,7 +369,7 @@ def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration
     [
         (("--controls", "-1"), "--controls -1: give a number of at least 0 (0: none)"),
         (("--control-values", "-2"), "--control-values -2: give a number of at least 0"),
-        (("--positions", "prompt[1:]+answer"), "'answer' is not understood"),
+        (("--positions", "prompt[1:]+reply"), "'reply' is not understood"),
     ],
 )
 def test_options_that_are_refused(

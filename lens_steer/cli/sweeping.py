@@ -32,6 +32,7 @@ from lens_steer.cli.options import (
     Engine,
     JudgeOption,
     MaxNewTokens,
+    MaxThoughtTokens,
     Method,
     Model,
     Out,
@@ -87,6 +88,7 @@ def sweep(
     control_values: ControlValues = 4,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
+    max_thought_tokens: MaxThoughtTokens = None,
     judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report
@@ -99,6 +101,7 @@ def sweep(
     from lens_steer.evaluation.protocol import check_splits, kept_constraints
     from lens_steer.evaluation.quantities import objective_of
     from lens_steer.evaluation.selection import kept_out
+    from lens_steer.inference.thought_budget import check_budget
     from lens_steer.reports.sweep_report import sweep_method
 
     record = find_method(method or default_method(probe))
@@ -123,8 +126,6 @@ def sweep(
         if probe is None
         else [probe_grid(made, method, values=values, **options)]
     )
-    if positions is not None and grids[0].build is not None:
-        grids[0].build(grids[0].values[0])  # refuses an invalid --positions before the model is loaded
     serving.check(engine, *(grid.build and grid.build(grid.values[0]) for grid in grids))
     tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
@@ -134,12 +135,15 @@ def sweep(
     )
     for line in left_out:
         typer.echo(f"--rules: left out: {line}", err=True)
-    load.check(model, *asked_of(contrast, max_new_tokens), made=made)
+    plan = grids[0].build and grids[0].build(grids[0].values[0])  # refuses invalid --positions
+    described = load.check(
+        model, *asked_of(contrast, max_new_tokens), made=made, positions=plan.positions if plan else "all"
+    )
+    check_budget(max_thought_tokens, engine, described)
     sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
 
     def before(work: Any) -> None:
-        plan = grids[0].build and grids[0].build(grids[0].values[0])
         dry.tell(
             loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan, shard=share
         )
@@ -159,12 +163,12 @@ def sweep(
             controls=controls_.Controls(made, options, controls, control_values, prompts.seed),
             engine=engine,
             max_new_tokens=max_new_tokens,
+            max_thought_tokens=max_thought_tokens,
             command=command(),
             judge=decides,
             before=before,
         )
     chosen, reported = found.choices[method], found.reported(method)
-    base = next(s for s in found.select if s.condition == NONE)
     beside, first = found.beside.record(), found.first_token
     if first is not None and first.told:
         typer.echo(f"note: {first.told}", err=True)
@@ -175,7 +179,9 @@ def sweep(
             "variant": chosen.variant or None,
             "value": chosen.value,
             "constraints_met": chosen.met,
-            "kept_out": kept_out(found.select, base, chosen, objective, kept),
+            "kept_out": kept_out(
+                found.select, next(s for s in found.select if s.condition == NONE), chosen, objective, kept
+            ),
             **{k: reported.measured[k].value for k in OUTCOMES if k in reported.measured},
             "interval": {
                 k: [reported.measured[k].low, reported.measured[k].high] for k in OUTCOMES if k in reported.measured

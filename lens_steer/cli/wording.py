@@ -13,9 +13,9 @@ SAME = (
     "column", "component", "constraint", "counts", "device", "device_map", "dialogues",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens",
     "max_thought_tokens", "method", "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective",
-    "openings", "pooling", "positions", "positive", "probes", "quantization", "report_negative", "report_positive", "revision", "rule",
-    "rules", "shard", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system",
-    "template_args", "template_date", "trait", "turns",
+    "openings", "pooling", "positions", "positive", "probes", "quantization", "report_negative", "report_positive",
+    "revision", "rule", "rules", "shard", "seed", "select_negative", "select_positive", "sites", "split",
+    "standardize", "system", "template_args", "template_date", "trait", "turns",
 )  # fmt: skip
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
 # names with an underscore are no English words, so they mean the argument also where no value follows

@@ -34,7 +34,7 @@ class Protocol:
         contrast: The prompts of one split.
         split: The name of the split.
         tasks: The capability tasks with a ground truth; may be empty.
-        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        engine, max_new_tokens, max_thought_tokens: See :func:`lens_steer.generate`.
         openings: The openings of refusals; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
         judge: The judge that grades answers in place of ground truth or phrases; None for no judge. An answer without a
             verdict is incoherent. Without a ground truth, only answers that are not degenerate are judged, without
@@ -68,6 +68,7 @@ class Protocol:
     cached: bool = False
     mixed: bool = False
     bound: PerplexityBound | None = None
+    max_thought_tokens: int | None = None
 
     @property
     def sides(self) -> dict[str, PromptSet]:
@@ -125,6 +126,7 @@ class Protocol:
             **({} if self.read_by == READERS else {"read_by": self.read_by}),
             **({"cached": True} if self.cached else {}),
             **({} if self.bound is None else {"degenerate_above": self.bound.value}),
+            **({} if self.max_thought_tokens is None else {"max_thought_tokens": self.max_thought_tokens}),
         }
 
 

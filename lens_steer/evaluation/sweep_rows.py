@@ -61,14 +61,20 @@ def measured_side(
             # Options are read and not written, which a serving engine does not do under a plan.
             by = ENGINE if engine in REMOTE else engine
             texts, cut = _options(model, asked, by), [False] * n
-        elif side != CAPABILITY and "self" in protocol.read_by and by == "hf":
+        elif side != CAPABILITY and "self" in protocol.read_by and by == "hf" and protocol.max_thought_tokens is None:
             tokens = refusal_tokens(info_of(model), protocol.openings)
             scored = scored_answers(
                 model, asked, partial(refusal_score, tokens=tokens), max_new_tokens=protocol.max_new_tokens
             )
             texts, cut, own, scores = scored.texts, scored.cut, scored.surprise, scored.first
         else:
-            texts, cut, _ = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
+            texts, cut, _ = answers(
+                model,
+                asked,
+                max_new_tokens=protocol.max_new_tokens,
+                engine=by,
+                max_thought_tokens=protocol.max_thought_tokens,
+            )
             if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
                 own, scores = _forced(protocol, asked, texts)
         tell_cut_off(model, cut, protocol.max_new_tokens)
