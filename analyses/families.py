@@ -81,6 +81,13 @@ def found_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(("norms", "formula", "blocks", "architectures"), rows)
 
 
+def routers_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in a sentence which architectures have routers whose logits are found."""
+    layouts = {name: Layout.from_json(one["layout"]) for name, one in found.items() if "layout" in one}
+    routed = [f"`{name}`" for name, layout in layouts.items() if any(b.router for b in layout.blocks)]
+    return f"Logits of a router are found in {len(routed)} of the {len(layouts)} layouts: {', '.join(routed)}.\n"
+
+
 def refused_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the architectures that are refused, with what is said."""
     rows = [(f"`{name}`", one["refused"]) for name, one in found.items() if "refused" in one]
@@ -145,6 +152,7 @@ def publish(told: Mapping[str, Any], out: Path, pages: Sequence[Path]) -> None:
     """Write the tables of a record."""
     write("families_found", found_table(told["architectures"]), out, pages)
     write("families_version", f"Transformers {told['transformers']}.\n", out, pages, latex=False)
+    write("families_routers", routers_text(told["architectures"]), out, pages, latex=False)
     write("families_refused", refused_table(told["architectures"]), out, pages)
     if told["checks"]:
         write("families_checks", checks_table(told["checks"]), out, pages)

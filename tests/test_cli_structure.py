@@ -16,8 +16,9 @@ from analyses import families
 from lens_steer.cli.structure import spans
 from lens_steer.errors import LensSteerError
 from lens_steer.models.layout import Layout, known_layout
+from lens_steer.models.loading import proof_of
 from lens_steer.models.location import read_config
-from lens_steer.models.proof import ProofError, prove
+from lens_steer.models.proof import ProofError, ProofRow, prove
 from lens_steer.models.structure import find_layout, layout_of
 from tests.further import FURTHER, build_further
 from tests.test_cli import run
@@ -114,12 +115,55 @@ def test_tables_are_of_their_record() -> None:
     found, refused = families.found_table(told["architectures"]), families.refused_table(told["architectures"])
     assert found == (RECORD / "families_found.md").read_text(encoding="utf-8")
     assert refused == (RECORD / "families_refused.md").read_text(encoding="utf-8")
+    assert families.routers_text(told["architectures"]) == (RECORD / "families_routers.md").read_text(encoding="utf-8")
     for name in told["architectures"]:
         assert (f"`{name}`" in found) != (f"| `{name}` |" in refused), name
     for name in ("qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text"):
         layout = Layout.from_json(told["architectures"][name]["layout"])
         assert layout == known_layout(name, len(layout.blocks))
     assert families.checks_table(told["checks"]) == (RECORD / "families_checks.md").read_text(encoding="utf-8")
+
+
+def sides(folder: Path) -> tuple[str | Path, ...]:
+    """The options that give prompts of both classes, written to files."""
+    part = ls.load_contrast("organism/refusal").first(fit=4).fit
+    for name in ("positive", "negative"):
+        (folder / f"{name}.txt").write_text("\n".join(p.text for p in getattr(part, name)), encoding="utf-8")
+    return ("--positive", folder / "positive.txt", "--negative", folder / "negative.txt")
+
+
+def test_recordings_and_calibrations_keep_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an architecture that is known by name too, on the command line; through files, shards and moments."""
+    model = ls.load_model("organism/llama")
+    contrast = ls.load_contrast("organism/refusal").first(fit=4).fit
+    assert ls.record(model, contrast, "ln1", progress=False).proof == {}
+    errors = {row.check: row.error for row in proof_of(model)}
+    assert len(errors) == 8
+    for keep in ("all", "moments"):
+        recorded = ls.record(model, contrast, "norm_out", keep=keep, progress=False)  # type: ignore[call-overload]
+        assert recorded.proof == errors
+        ls.save_recording(recorded, tmp_path / keep)
+        assert ls.load_recording(tmp_path / keep).proof == errors
+        assert ls.calibrate(recorded).details["proof"] == errors
+    out = tmp_path / "calibration"
+    how = ("--model", "organism/llama", *sides(tmp_path), "--out", out)
+    code, _, err = run(monkeypatch, capsys, "calibrate", *how)
+    assert (code, "warning" in err) == (0, False), err
+    assert list(ls.load_calibration(out).details["proof"]) == list(errors)
+
+
+def test_a_proof_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is known by name is recorded all the same, with a warning that names the check."""
+    row = ProofRow("with a cache = without", 0.5, 1e-4, "block 3")
+    monkeypatch.setattr("lens_steer.models.loading.prove", lambda model, layout: (row,))
+    how = (*sides(tmp_path), "--sites", "ln1", "--out", tmp_path / "made")
+    code, _, err = run(monkeypatch, capsys, "record", *how)
+    assert code == 0
+    assert "warning: 'with a cache = without' fails at block 3 (0.5, allowed 0.0001): see 'lens-steer check'" in err
 
 
 def test_a_table_says_what_fails() -> None:

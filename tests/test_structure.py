@@ -59,6 +59,7 @@ def test_what_sets_families_apart() -> None:
     turns = [(0, 1), (2,)]
     assert hybrids == {
         **{"jamba": [(0, 2), (1,)], "lfm2": [(0, 2), (1,)], "llama4_text": [(0, 2), (1,)]},
+        "deepseek_v3": [(0,), (1, 2)],  # one kind of sites, but experts from the second block on
         **{"qwen3_5_text": turns, "qwen3_next": turns},
     }
     assert [b.flat for b in found["llama4_text"].blocks] == [(), ("mlp_out",), ()]  # experts

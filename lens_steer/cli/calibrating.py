@@ -179,6 +179,7 @@ def _record(
     from lens_steer.evaluation.work import recording
     from lens_steer.inference.pooling import FORCED
     from lens_steer.inference.record import record as recorded
+    from lens_steer.models.loading import proof_of
 
     forced = pooling in FORCED
     sides = (contrast.positive, contrast.negative)
@@ -187,6 +188,10 @@ def _record(
     loaded = load(model)
     work = recording(loaded, contrast, 2 * loaded.lens_info.n_layers, responses=forced)
     dry.tell(loaded, work, contrast.positive, engine=engine)
+    for row in proof_of(loaded):  # it is stored with what is recorded
+        if not row.holds:
+            bound = f"{row.error:.2g}, allowed {row.bound:g}"
+            typer.echo(f"warning: '{row.check}' fails{row.at} ({bound}): see 'lens-steer check'", err=True)
     what = "moments" if keep == "moments" else "all"
     return recorded(loaded, contrast, sites, engine=engine, keep=what, pooling=pooling)
 

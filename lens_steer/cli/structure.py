@@ -21,18 +21,21 @@ def sites(
     """Where a model can be read and steered: its sites and the modules that they are, found from its configuration
     alone; no weights are read.
     """
+    from lens_steer.models.layout import ROUTER_LOGITS
     from lens_steer.models.location import locate, read_config
-    from lens_steer.models.sites import Site, kinds_of
+    from lens_steer.models.sites import NETWORK_ORDER, Site, kinds_of
     from lens_steer.models.structure import find_layout
 
     config = read_config(model, locate(model, revision))
     layout = find_layout(config)
     for block, at in layout.alike():
         typer.echo(f"blocks {spans(at)}{''.join(f', {fact}' for fact in facts_of(block))}", err=True)
-        for kind in kinds_of(block):
+        router = () if block.router is None else (ROUTER_LOGITS,)
+        for kind in sorted((*kinds_of(block), *router), key=NETWORK_ORDER.index):
             site = Site(at[0], kind)
             where = site.described(layout).replace(layout.paths[at[0]], f"{layout.layers}.{{l}}")
             what = f"  {block.formula[kind]}" if kind in block.formula else ""
+            what += f"  {block.router.experts} experts, read only" if block.router and kind in router else ""
             name = site.name.replace(f"blocks.{at[0]}.", "blocks.{l}.")
             typer.echo(f"  {name:<30} {where}{what}", err=True)
     typer.echo(f"then {layout.final_norm} ({layout.final_formula}), {layout.unembedding or 'no module'}", err=True)
@@ -44,8 +47,8 @@ def check(load: Load, model: Model) -> None:
     """Prove on four short prompts that the layout that is found is that of the model, and that hooks read and change
     each site; the command ends with 2 if a check fails.
     """
-    from lens_steer.models.loading import hf_twin, info_of
-    from lens_steer.models.proof import ProofError, prove
+    from lens_steer.models.loading import info_of, proof_of
+    from lens_steer.models.proof import ProofError
     from lens_steer.steer.hook_proof import prove_hooks
 
     try:
@@ -54,8 +57,7 @@ def check(load: Load, model: Model) -> None:
         tell(error.rows)
         raise
     info = info_of(loaded)
-    proved = vars(loaded).get("lens_proof") or prove(hf_twin(loaded), info.layout)
-    rows = (*proved, *prove_hooks(loaded))
+    rows = (*proof_of(loaded), *prove_hooks(loaded))
     tell(rows)
     emit(
         {

@@ -30,6 +30,8 @@ from lens_steer.geometry.planes import build_plane
 from lens_steer.inference.class_means import Moments
 from lens_steer.inference.record import Activations
 from lens_steer.models.fits import ModelRef, reference
+from lens_steer.models.layout import ROUTER_LOGITS
+from lens_steer.models.sites import parse
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit", "angular")
 
@@ -116,7 +118,7 @@ class Calibration(ModelRef, Shown, view="geometry"):
     stream_mean_positive: Float[Tensor, "n_stream d_model"] | None = None
     stream_mean_negative: Float[Tensor, "n_stream d_model"] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def d_model(self) -> int:
@@ -187,12 +189,17 @@ def calibrate(
 
     Raises:
         LensSteerError: If an option is unknown, a bound does not fit the rule, moments cannot decide the rule, the
-            estimator does not have this ``candidate_norm``, no site has a direction, the plane is degenerate, or
-            activations are not finite.
+            estimator does not have this ``candidate_norm``, no site has a direction, the plane is degenerate,
+            activations are not finite, or they are logits of routers.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
     expect("activations", activations, (Activations, Moments), "make them with ls.record(model, contrast)")
+    if routers := [name for name in activations.sites if parse(name).kind == ROUTER_LOGITS]:
+        raise LensSteerError(
+            f"activations holds {routers[0]!r}: logits of routers are no vectors of the stream, and nothing steers "
+            "along them; look at them with activations.at(site), or fit a probe"
+        )
     check_estimator(direction)
     check_candidate_norm(candidate_norm, direction)
     limit = check_rule(rule, bound)
@@ -278,6 +285,7 @@ def calibrate(
             "selection_margin": selection.margin,
             "zero_candidates": int(zero.sum()),
             **({} if statistics is None else {"membership_resamples": RESAMPLES}),
+            **({"proof": dict(activations.proof)} if activations.proof else {}),
         },
     )
 

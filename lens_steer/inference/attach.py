@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lens_steer.errors import LensSteerError
 from lens_steer.models import sites
 from lens_steer.models.info import ModelInfo
-from lens_steer.models.layout import Layout
+from lens_steer.models.layout import ROUTER_LOGITS, Layout
 from lens_steer.models.loading import info_of
 
 # A function that is called with the activation of a site, ``[batch, pos, d_model]``, and the keyword ``hook``, the hook
@@ -112,7 +112,12 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 
 def _check_written(name: str, info: ModelInfo) -> None:
-    """Refuse to write at a site where no module's input or output is the whole residual stream."""
+    """Refuse to write at a site that can only be read."""
+    if sites.parse(name).kind == ROUTER_LOGITS:
+        raise LensSteerError(
+            f"site {name!r} cannot be written: the logits of a router are no vectors of the stream; steer what the "
+            "router reads, at ln2 of the same block"
+        )
     if info.backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {
             "hf": ("by engine='hf'", "engine='tl' on a model with backend='hooked'"),
@@ -148,15 +153,15 @@ def _at_module(
     model: Any, site: sites.Site, layout: Layout, function: SiteFunction, stack: ExitStack
 ) -> RemovableHandle:
     module = model.get_submodule(site.module(layout))
-    if site.kind in layout.blocks[site.block].flat:
+    if site.kind in (*layout.blocks[site.block].flat, ROUTER_LOGITS):
         function = _by_row(model.get_submodule(layout.paths[site.block]), function, stack)
     if site.is_input:
         return at_input(module, function)
-    return module.register_forward_hook(partial(_on_output, function=function))
+    return module.register_forward_hook(partial(_on_output, function=function, place=site.output(layout)))
 
 
 def _by_row(block: nn.Module, function: SiteFunction, stack: ExitStack) -> SiteFunction:
-    """Return a function for an activation ``[batch · pos, d_model]`` that calls the given one with rows of positions.
+    """Return a function for an activation ``[batch · pos, width]`` that calls the given one with rows of positions.
 
     The numbers of rows and positions are those of the stream that went into the block.
     """
@@ -166,18 +171,18 @@ def _by_row(block: nn.Module, function: SiteFunction, stack: ExitStack) -> SiteF
         shape[:] = h.shape
 
     def by_row(h: Tensor, hook: Any = None) -> Tensor | None:
-        new = function(h.reshape(shape), hook=hook)
+        new = function(h.reshape(*shape[:2], -1), hook=hook)
         return None if new is None else new.reshape(h.shape)
 
     stack.callback(at_input(block, see).remove)
     return by_row
 
 
-def _on_output(module: nn.Module, args: Any, output: Any, *, function: SiteFunction) -> Any:
+def _on_output(module: nn.Module, args: Any, output: Any, *, function: SiteFunction, place: int) -> Any:
     if not isinstance(output, tuple):
         return function(output, hook=None)
-    new = function(output[0], hook=None)
-    return None if new is None else (new, *output[1:])
+    new = function(output[place], hook=None)
+    return None if new is None else (*output[:place], new, *output[place + 1 :])
 
 
 def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, function: SiteFunction) -> Any:

@@ -8,8 +8,8 @@ that direction, so it comes from a second pass (:mod:`lens_steer.geometry.stream
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class Recording(ModelRef):
         stream: The class means at the input of every block. They are recorded in the same pass if the sites are norm
             outputs in every block; otherwise None. They belong to exactly these prompts and labels, so code that takes
             a part of the prompts, or labels them anew, must set None.
+        proof: The error of each check of :func:`lens_steer.models.proof.prove` on the recorded model; empty if it was
+            not proved.
     """
 
     pooling: Pooling
@@ -67,6 +69,7 @@ class Recording(ModelRef):
     hashes_positive: tuple[str, ...] = ()
     hashes_negative: tuple[str, ...] = ()
     stream: StreamMeans | None = None
+    proof: Mapping[str, float] = field(default_factory=dict)
 
 
 def recording(info: ModelInfo, pair: Contrast, pooling: Pooling) -> dict[str, Any]:

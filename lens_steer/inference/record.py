@@ -24,7 +24,7 @@ from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
 from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights
 from lens_steer.models import sites
-from lens_steer.models.loading import ModelInfo, info_of
+from lens_steer.models.loading import ModelInfo, errors_of, info_of
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def record(
         if keep == "moments":
             return _moments(model, pair, names, pooling, engine, bar)
         beside = _stream_sites(info, names)
+        width_of(info, names)
         sums = [Sums(len(beside), info.d_model) for _ in sides]
         positive, negative = (
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
@@ -167,6 +168,7 @@ def record(
         tuple(p.group for p in pair.positive),
         tuple(p.group for p in pair.negative),
         **recording(info, pair, pooling),
+        proof=errors_of(model),
         hashes_positive=pair.positive.hashes,
         hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, *means) if beside else None,
@@ -179,7 +181,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
     beside, n = _stream_sites(info, names), len(names)
     everything = (*names, *beside)
     for side in (pair.positive, pair.negative):
-        sums = Sums(len(everything), info.d_model)
+        sums = Sums(len(everything), width_of(info, everything))
         stream(model, side, everything, sums.keep, pooling=pooling, engine=engine, bar=bar)
         means.append(sums.means(everything, side.name))
     positive, negative = means
@@ -192,6 +194,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         len(pair.positive),
         len(pair.negative),
         **recording(info, pair, pooling),
+        proof=errors_of(model),
         hashes_positive=pair.positive.hashes,
         hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
@@ -224,7 +227,7 @@ def record_prompts(
     ``beside`` gives further sites, and the :class:`~lens_steer.inference.class_means.Sums` to which their activations
     are added; no vector of them is kept.
     """
-    out, n = torch.empty(len(prompts), len(site_names), info_of(model).d_model), len(site_names)
+    out, n = torch.empty(len(prompts), len(site_names), width_of(info_of(model), site_names)), len(site_names)
 
     def store(rows: Tensor, index: int, values: Tensor) -> None:
         if index < n or beside is None:
@@ -268,6 +271,23 @@ def check_sides(pair: Contrast) -> None:
             raise LensSteerError(
                 f"the contrast's {name} side is empty: recording needs prompts with and without the feature"
             )
+
+
+def width_of(info: ModelInfo, names: Sequence[str]) -> int:
+    """Return the width of the vectors at some sites.
+
+    Raises:
+        LensSteerError: If they have different widths, as the logits of a router and the stream have.
+
+    >>> import lens_steer as ls
+    >>> width_of(ls.load_model("organism/qwen2").lens_info, ["blocks.0.hook_resid_pre"])
+    128
+    """
+    found = {info.layout.width(site.kind, site.block, info.d_model): site.name for site in map(sites.parse, names)}
+    if len(found) > 1:
+        told = ", ".join(f"{name} has {width}" for width, name in found.items())
+        raise LensSteerError(f"sites of different widths cannot be recorded together ({told}): record them apart")
+    return next(iter(found), info.d_model)
 
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ def save_recording(
         "stream_sites": [] if recorded.stream is None else list(recorded.stream.sites),
         "template": None if recorded.template is None else recorded.template.row(),
         **layout_row(recorded),
+        "proof": dict(recorded.proof),
         "shard": None if shard is None else str(shard),
     }
     FOLDER.write(folder, tensors, facts | ({} if prompt_hash is None else {"prompt_hash": prompt_hash}))
@@ -202,6 +203,7 @@ def _read(folder: str | Path) -> tuple[Activations | Moments, Shard | None]:
             **{name: tuple(map(str, facts[name])) for name in _NAMES},
             "template": ChatTemplate.read(facts["template"]),
             "own_layout": read_layout_row(facts),
+            "proof": {str(check): float(error) for check, error in facts.get("proof", {}).items()},
             "stream": StreamMeans(
                 tuple(facts["stream_sites"]), tensors["stream_mean_positive"], tensors["stream_mean_negative"]
             )

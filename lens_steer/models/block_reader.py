@@ -9,9 +9,11 @@ from math import prod
 from torch import nn
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models.layout import BRANCHES, NORM_KINDS, Block
+from lens_steer.models.layout import BRANCHES, NORM_KINDS, Block, Router
 from lens_steer.models.norms import norm_formula
 from lens_steer.models.trace import Operation, Trace
+
+PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear")  # products of matrices in ATen
 
 
 class StructureError(LensSteerError):
@@ -93,7 +95,43 @@ class _Reader:
             others=tuple(self._short(b.module) for b in branches if b not in (attention, mlp)),
             rescaled=rescaled,
             flat=tuple(flat),
+            router=self._router(attention.module),
         )
+
+    def _router(self, attention: str) -> Router | None:
+        """Return what gives the logits from which the experts are chosen: the product behind the choice of the largest.
+
+        None if nothing outside of attention is chosen so, or if no module gives that product.
+        """
+        chosen = [m for m in self.trace.made.values() if m.name == "topk" and self._within(m, self.path)]
+        products = {p for m in chosen if not self._within(m, attention) for p in self._products(m.inputs[0])}
+        for name in reversed(self.inside):  # inner modules first
+            for place, value in enumerate(self.trace.calls[name].outputs):
+                if len(products) == 1 and self.trace.origin(value) in products:
+                    return Router(self._short(name), place, self.trace.shapes[value][-1])
+        return None
+
+    def _products(self, value: int) -> set[int]:
+        """Return the nearest products of matrices from which a value is computed, in this block."""
+        found: set[int] = set()
+        seen: set[int] = set()
+        values = [value]
+        while values:
+            if (at := self.trace.origin(values.pop())) in seen:
+                continue
+            seen.add(at)
+            made = self.trace.made.get(at)
+            if made is None or not self._within(made, self.path):
+                continue
+            if made.name in PRODUCTS:
+                found.add(at)
+            else:
+                values += made.inputs
+        return found
+
+    def _within(self, made: Operation, module: str) -> bool:
+        """Return True if an operation runs in a module, or in one inside of it."""
+        return f"{made.module}.".startswith(f"{module}.")
 
     def _in_rows(self, values: tuple[int, ...]) -> bool:
         """Return True if the first of some values is of the shape ``[batch, pos, d_model]``."""
@@ -205,7 +243,7 @@ class _Reader:
                 before.add(name)
             elif (origin := self.trace.origin(at)) in streams:
                 read.add(origin)
-            elif (made := self.trace.made.get(at)) is not None and f"{made.module}.".startswith(f"{self.path}."):
+            elif (made := self.trace.made.get(at)) is not None and self._within(made, self.path):
                 attends = attends or made.attends
                 values += made.inputs
         return read, before, attends

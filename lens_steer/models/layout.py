@@ -14,7 +14,23 @@ from lens_steer.errors import LensSteerError
 
 # Of each branch the kinds of the norm before it, of what it adds to the stream, and of the norm after it.
 BRANCHES = (("ln1", "attn_out", "ln1_post"), ("ln2", "mlp_out", "ln2_post"))
+ROUTER_LOGITS = "router_logits"  # the kind that is no vector of the stream
 NORM_KINDS = ("ln1", "ln1_post", "ln2", "ln2_post")
+
+
+@dataclass(frozen=True)
+class Router:
+    """What chooses the experts of a mixture.
+
+    Attributes:
+        module: The Hugging Face module that gives the logits of the experts, by its path in the block.
+        output: Which of its outputs they are.
+        experts: The number of experts.
+    """
+
+    module: str
+    output: int
+    experts: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +51,7 @@ class Block:
         others: Further modules that add to the stream.
         rescaled: True if the whole stream is multiplied by a number at the end of the block.
         flat: The kinds whose tensor is ``[batch · pos, d_model]`` inside of the block.
+        router: The router of a mixture of experts; None for a block without one, or with one that no module gives.
     """
 
     modules: tuple[tuple[str, str], ...]
@@ -46,6 +63,7 @@ class Block:
     others: tuple[str, ...] = ()
     rescaled: bool = False
     flat: tuple[str, ...] = ()
+    router: Router | None = None
 
     @property
     def path(self) -> dict[str, str]:
@@ -115,6 +133,15 @@ class Layout:
             where.setdefault(block, []).append(index)
         return [(block, tuple(indices)) for block, indices in where.items()]
 
+    def width(self, kind: str, block: int, d_model: int) -> int:
+        """Return the width of a tensor: the number of experts for the logits of a router, else ``d_model``.
+
+        >>> known_layout("llama", 3).width("ln1", 0, 128)
+        128
+        """
+        router = self.blocks[block].router if kind == ROUTER_LOGITS else None
+        return d_model if router is None else router.experts
+
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain data; equal blocks stand once, with their indices.
 
@@ -144,6 +171,7 @@ class Layout:
                     k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "at"
                 }
                 parts |= {name: tuple(parts[name].items()) for name in ("modules", "formulas")}
+                parts["router"] = Router(**parts["router"]) if parts.get("router") else None
                 blocks |= dict.fromkeys(entry["at"], Block(**parts))
             ordered = tuple(blocks[index] for index in range(len(blocks)))
             return Layout(**{k: v for k, v in told.items() if k != "blocks"}, blocks=ordered)

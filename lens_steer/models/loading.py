@@ -26,7 +26,7 @@ from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
 from lens_steer.models.logits import logit_scale
 from lens_steer.models.norm_points import add_norm_outputs
-from lens_steer.models.proof import prove, require
+from lens_steer.models.proof import ProofRow, prove, require
 from lens_steer.models.quantization import check_kind
 
 if TYPE_CHECKING:
@@ -307,3 +307,30 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)
+
+
+def proof_of(model: Any) -> tuple[ProofRow, ...]:
+    """Return the checks of a model's layout: those that were made when it was loaded, or earlier, or else made now.
+
+    An architecture that is known by name is not proved when it is loaded. Making the checks takes about thirty short
+    forwards of the Hugging Face model; they are kept on the model.
+
+    Raises:
+        LensSteerError: If a check cannot be made, see :func:`lens_steer.models.proof.prove`.
+
+    >>> all(row.holds for row in proof_of(load_model("organism/llama")))
+    True
+    """
+    kept = vars(model)
+    if "lens_proof" not in kept:
+        kept["lens_proof"] = prove(hf_twin(model), info_of(model).layout)
+    return kept["lens_proof"]
+
+
+def errors_of(model: Any) -> dict[str, float]:
+    """Return the error of each check that was made on a model, by its name; empty if none was made.
+
+    >>> errors_of(load_model("organism/gemma2"))
+    {}
+    """
+    return {row.check: row.error for row in vars(model).get("lens_proof", ())}

@@ -8,6 +8,7 @@ Names follow TransformerLens. Within one block, in network order::
     blocks.{l}.hook_attn_out     what attention adds to the stream (where there is a norm after it, that norm's output)
     blocks.{l}.hook_resid_mid    the residual stream after attention
     blocks.{l}.ln2.hook_out      the output of the norm before the MLP, gain included
+    blocks.{l}.hook_router_logits the logits of the experts, ``[batch, pos, n_experts]``; they can only be read
     blocks.{l}.ln2_post.hook_out the output of the norm after the MLP
     blocks.{l}.hook_mlp_out      what the MLP adds to the stream (where there is a norm after it, that norm's output)
     blocks.{l}.hook_resid_post   the output of the block
@@ -27,14 +28,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models.layout import BRANCHES, NORM_KINDS, Block, Layout
+from lens_steer.models.layout import BRANCHES, NORM_KINDS, ROUTER_LOGITS, Block, Layout
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 AFTER = {out: post for _, out, post in BRANCHES}  # the norm after each branch, which only some families have
-NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
+NETWORK_ORDER = (
+    "resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", ROUTER_LOGITS, "ln2_post", "mlp_out", "resid_post",
+)  # fmt: skip
 GROUPS = ("norm_out", "norm_in", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
-    r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
+    r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out|router_logits)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
 )
 
 
@@ -85,7 +88,8 @@ class Site:
         block = layout.blocks[self.block]
         if self.kind in ("resid_pre", "resid_post"):
             return layout.paths[self.block]
-        path = block.middle if self.kind == "resid_mid" else block.path.get(self.kind, "")
+        others = {"resid_mid": block.middle, ROUTER_LOGITS: "" if block.router is None else block.router.module}
+        path = others[self.kind] if self.kind in others else block.path.get(self.kind, "")
         if not path:
             raise LensSteerError(
                 f"site {self.name!r} does not exist: block {self.block} has {', '.join(kinds_of(block))}"
@@ -101,11 +105,18 @@ class Site:
         >>> Site(3, "ln2").described(known_layout("gemma2", 4))
         'output of model.layers.3.pre_feedforward_layernorm'
         """
-        return f"{'input' if self.is_input else 'output'} of {self.module(layout)}"
+        place = self.output(layout)
+        what = "input" if self.is_input else f"output {place}" if place else "output"
+        return f"{what} of {self.module(layout)}"
+
+    def output(self, layout: Layout) -> int:
+        """Return which of the outputs of :meth:`module` the tensor is: the first one, except for some routers."""
+        router = layout.blocks[self.block].router if self.kind == ROUTER_LOGITS else None
+        return 0 if router is None else router.output
 
 
 def kinds_of(block: Block) -> tuple[str, ...]:
-    """Return the kinds of tensors that a block has, in network order.
+    """Return the kinds of tensors of width ``d_model`` that a block has, in network order.
 
     >>> from lens_steer.models.layout import known_layout
     >>> kinds_of(known_layout("llama", 1).blocks[0])
@@ -172,6 +183,7 @@ def resolve(spec: str | Sequence[str], layout: Layout) -> tuple[str, ...]:
     """
     items = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
     there = {Site(index, kind) for index, block in enumerate(layout.blocks) for kind in kinds_of(block)}
+    there |= {Site(index, ROUTER_LOGITS) for index, block in enumerate(layout.blocks) if block.router is not None}
     kinds = [kind for kind in NETWORK_ORDER if any(site.kind == kind for site in there)]
     has = f"{len(layout.blocks)} blocks with {', '.join(kinds)}"
     found: set[Site] = set()

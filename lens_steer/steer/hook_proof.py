@@ -16,6 +16,7 @@ from lens_steer.inference.attach import stream_of
 from lens_steer.inference.batching import encode
 from lens_steer.inference.record import record_prompts
 from lens_steer.inference.teacher_forcing import first_logits
+from lens_steer.models.layout import ROUTER_LOGITS
 from lens_steer.models.loading import hf_twin, info_of
 from lens_steer.models.proof import ProofRow, bound_of
 from lens_steer.models.proof_forwards import relative_error
@@ -48,11 +49,13 @@ def prove_hooks(model: Any) -> tuple[ProofRow, ...]:
     prompts = PromptSet(tuple(Prompt.of(text) for text in PROMPTS), "proof")
     kinds = [kind for kind in NETWORK_ORDER if any(kind in kinds_of(block) for block in info.layout.blocks)]
     names = resolve(kinds, info.layout)
-    recorded = record_prompts(model, prompts, names, engine=engine)
+    routed = any(block.router for block in info.layout.blocks)
     errors = []
-    for row, prompt in enumerate(prompts):
-        seen = _seen_by_plain_hooks(hf_twin(model), prompt, names)
-        errors += [(name, relative_error(recorded[row, column], seen[name])) for column, name in enumerate(names)]
+    for own in (names, resolve(ROUTER_LOGITS, info.layout)) if routed else (names,):
+        recorded = record_prompts(model, prompts, own, engine=engine)
+        for row, prompt in enumerate(prompts):
+            seen = _seen_by_plain_hooks(hf_twin(model), prompt, own)
+            errors += [(name, relative_error(recorded[row, column], seen[name])) for column, name in enumerate(own)]
     plain = first_logits(model, prompts, engine=engine)
     norms = [name for name in names if parse(name).is_norm]
     zero = relative_error(_under(model, prompts, norms, 0.0, engine), plain)
@@ -69,19 +72,18 @@ def _seen_by_plain_hooks(twin: Any, prompt: Prompt, names: tuple[str, ...]) -> d
     """Return what plain hooks see at the last token of a prompt."""
     found: dict[str, Tensor] = {}
 
-    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str, take_input: bool) -> None:
-        value = stream_of(args, kwargs) if take_input else output
-        value = value[0] if isinstance(value, tuple) else value
+    def keep(module: Any, args: Any, kwargs: Any, output: Any, *, name: str) -> None:
+        site = parse(name)
+        value = stream_of(args, kwargs) if site.is_input else output
+        value = value[site.output(info.layout)] if isinstance(value, tuple) else value
         found[name] = value.reshape(-1, value.shape[-1])[-1].detach().float().cpu().clone()
 
     info = info_of(twin)
     ids = torch.tensor([encode(info.tokenizer, prompt)], device=twin.device)
     with ExitStack() as stack, torch.inference_mode():
         for name in names:
-            site = parse(name)
-            hook = partial(keep, name=name, take_input=site.is_input)
-            module = twin.get_submodule(site.module(info.layout))
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            module = twin.get_submodule(parse(name).module(info.layout))
+            stack.callback(module.register_forward_hook(partial(keep, name=name), with_kwargs=True).remove)
         twin(ids, use_cache=False)
     return found
 
