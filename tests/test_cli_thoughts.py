@@ -8,8 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+import lens_steer as ls
 from lens_steer.metrics.rows import thought_metrics
+from lens_steer.models.location import locate
+from lens_steer.models.tokenization import read_tokenizer
 from tests.test_cli import run
 from tests.thinking import build_thinking
 
@@ -96,6 +100,7 @@ def test_a_sweep_with_a_budget(
     assert len(table) == 16
     assert table["text"].str.contains("</think>").all()
     assert "cut off" not in table["grade"].tolist()
+    assert table["thought_closed"].tolist() == [True] * 16
     code, _, err = run(monkeypatch, capsys, "sweep", *how)
     assert code == 2
     assert "--max-thought-tokens differ" in err
@@ -121,6 +126,45 @@ def test_recording_of_segments(
     assert json.loads(told)["first_steered_token"] == "token 0 of the thought"
 
 
+def test_what_steer_writes_is_recorded(
+    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Responses may stand in the column ``text``; a file with both columns has its responses in ``response``."""
+    for side in files:
+        rows = [{"prompt": p, "text": "It is.</think>So."} for p in ASKED[:2]]
+        rows[1] |= {"response": "No.</think>A longer answer than that."}
+        (tmp_path / f"said_{side}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    sides = ("--positive", tmp_path / "said_positive.jsonl", "--negative", tmp_path / "said_negative.jsonl")
+    how = ("--model", folder, *sides, "--sites", "resid_post", "--pooling", "answer", "--out", tmp_path / "recording")
+    code, _, err = run(monkeypatch, capsys, "record", *how)
+    assert code == 0, err
+    recorded = ls.load_recording(tmp_path / "recording")
+    model = ls.load_model(folder)
+    given = ls.load_contrast(positive=str(sides[1]), negative=str(sides[3]), response=("response", "text"))
+    assert [p.response for p in given.fit.positive] == ["It is.</think>So.", "No.</think>A longer answer than that."]
+    wanted = ls.record(model, given, "resid_post", pooling="answer", progress=False)
+    assert isinstance(recorded, ls.Activations)
+    assert torch.equal(recorded.positive, wanted.positive)
+
+
+def test_an_endless_thought_is_cut_off_where_a_truth_grades(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The organism under a template that opens a thought, which it never closes: there is no answer in any row."""
+    template = read_tokenizer(locate("organism/qwen2")).chat_template
+    (tmp_path / "t.jinja").write_text(
+        template + "{% if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}", encoding="utf-8"
+    )
+    out = tmp_path / "said.jsonl"
+    model = ("--model", "organism/qwen2", "--chat-template", tmp_path / "t.jinja")
+    how = ("--prompts", "organism/refusal", "--limit", 4, "--method", "none", "--max-new-tokens", 40, "--out", out)
+    code, told, err = run(monkeypatch, capsys, "steer", *model, *how)
+    assert code == 0, err
+    rows = rows_of(out)
+    assert all(row["cut_off"] and row["thought_begun"] and row["grade"] == "incoherent" for row in rows)
+    assert json.loads(told)["cut_off"] == len(rows)
+
+
 def test_marks_are_shown(
     folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,12 +183,12 @@ def test_marks_are_shown(
             ("steer", "--method", "none", "--max-thought-tokens", 3, "--engine", "tl"),
             "only engine 'hf' closes thoughts",
         ),
-        (("steer", "--method", "none", "--max-thought-tokens", 3), "--max-thought-tokens 3: neither the chat template"),
+        (("steer", "--method", "none", "--max-thought-tokens", 3), "--max-thought-tokens 3: neither the templates"),
         (
             ("steer", "--calibration", "figures/calibration", "--angle", 90, "--positions", "thought"),
             "--positions 'tho",
         ),
-        (("record", "--pooling", "answer"), "--pooling 'answer': neither the chat template"),
+        (("record", "--pooling", "answer"), "--pooling 'answer': neither the templates"),
     ],
 )
 def test_bad_input_is_refused_before_weights(

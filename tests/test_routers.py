@@ -11,10 +11,13 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.figures.geometry import KIND_LOOKS
 from lens_steer.inference import batching
+from lens_steer.inference.attach import attached
 from lens_steer.inference.record import record_prompts, width_of
+from lens_steer.inference.record_tokens import record_tokens
 from lens_steer.models.layout import ROUTER_LOGITS, Layout, Router
-from lens_steer.models.sites import Site, parse, resolve
+from lens_steer.models.sites import NETWORK_ORDER, Site, parse, resolve
 from lens_steer.steer.hook_proof import prove_hooks
 from tests.further import FURTHER, build_further, layout_by
 from tests.test_cli import run
@@ -131,19 +134,68 @@ def test_what_is_refused(model: Any, qwen: Any) -> None:
     """Writing, calibrating, and recording beside the stream; a model without routers says what it has."""
     name = names_of(model)[0]
     acts = ls.record(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), "norm_out", progress=False)
-    plan = ls.act_add(ls.calibrate(acts), 1.0, at=[name], direction=torch.ones(48))
     with pytest.raises(LensSteerError, match="cannot be written: the logits of a router are no vectors of the stream"):
-        ls.steering(model, plan).__enter__()
+        ls.act_add(ls.calibrate(acts), 1.0, at=[name], direction=torch.ones(48))
+    with pytest.raises(LensSteerError, match="cannot be written"), attached(model, [(name, lambda h, hook: h)]):
+        pass
     with pytest.raises(LensSteerError, match=r"sites of different widths .* has 48.*: record them apart"):
         ls.record(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), ["norm_out", ROUTER_LOGITS], progress=False)
     routed = ls.record(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), ROUTER_LOGITS, progress=False)
+    assert "width" in repr(routed)
     with pytest.raises(LensSteerError, match="logits of routers are no vectors of the stream"):
         ls.calibrate(routed)
+    with pytest.raises(LensSteerError, match="sites of different widths"):
+        record_tokens(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), ["norm_out", ROUTER_LOGITS], region="prompt")
     with pytest.raises(LensSteerError, match="'router_logits' do not exist in this model"):
         resolve(ROUTER_LOGITS, qwen.lens_info.layout)
     with pytest.raises(LensSteerError, match="'blocks.0.hook_router_logits' does not exist: block 0 has resid_pre"):
         Site(0, ROUTER_LOGITS).module(qwen.lens_info.layout)
     assert width_of(model.lens_info, [name]) != width_of(model.lens_info, ["blocks.0.hook_resid_pre"]) == 48
+
+
+def test_a_probe_on_a_router(model: Any, tmp_path: Path) -> None:
+    """It is fitted, kept, loaded on its model and monitored; nothing steers by it."""
+    name = names_of(model)[0]
+    single = record_tokens(model, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), [name], region="prompt")
+    probe = ls.fit_probe(single, name)
+    ls.save_probe(probe, tmp_path / "probe")
+    again = ls.load_probe(tmp_path / "probe", model)
+    with ls.monitor(model, again) as seen:
+        ls.generate(model, PROMPTS[:1], max_new_tokens=2)
+    asked = [token for token in seen.of(0) if token["region"] == "prompt"]
+    recorded = record_tokens(model, ls.Contrast(PROMPTS[:1], PROMPTS[1:]), [name], region="prompt").positive[:, 0]
+    wanted = (recorded @ again.direction).tolist()
+    assert [token["projection"] for token in asked] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+    with pytest.raises(LensSteerError, match="cannot be written"):
+        ls.mirror_projection(again, 3)
+
+
+def test_commands_on_routers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``probe`` draws its figures; what cannot be is refused before weights are read."""
+    sides = []
+    for part, own in (("", "fit"), ("report-", "report")):
+        for side in ("positive", "negative"):
+            prompts = getattr(getattr(ls.load_contrast("organism/refusal"), own), side)[:6]
+            (tmp_path / f"{part}{side}.txt").write_text("\n".join(p.text for p in prompts), encoding="utf-8")
+            sides.append(f"--{part}{side}={tmp_path / (part + side)}.txt")
+    how = ("--model", folder, *sides, "--split", "1,0,0", "--out", tmp_path / "made")
+    code, _, err = run(monkeypatch, capsys, "probe", *how, "--sites", "router_logits")
+    assert code == 0, err
+    assert (tmp_path / "made" / "probe_depth.png").exists()
+    for command, sites, said in (
+        ("calibrate", "router_logits", "cannot be written"),
+        ("record", "router_logits,ln1,resid_pre", "sites of different widths"),
+    ):
+        how = ("--model", folder, *sides[:2], "--sites", sites, "--out", tmp_path / command)
+        code, _, err = run(monkeypatch, capsys, command, *how)
+        assert (code, "loaded" in err) == (2, False)
+        assert said in err
+
+
+def test_every_kind_has_a_look() -> None:
+    assert KIND_LOOKS.keys() == set(NETWORK_ORDER)
 
 
 def test_sites_shows_routers(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_a_model_without_marks(qwen: Any) -> None:
     assert marks_of(tokenizer_of()) is None
     with pytest.raises(LensSteerError, match=r"^positions='thought': neither .* known \(<think>, .*: use 'generated'"):
         clock_for(qwen, "thought")
-    with pytest.raises(LensSteerError, match="^max_thought_tokens=3: neither the chat template nor the vocabulary"):
+    with pytest.raises(LensSteerError, match="^max_thought_tokens=3: neither the templates .*: leave it out"):
         ls.generate(qwen, "Hi", max_thought_tokens=3)
 
 
@@ -196,8 +196,13 @@ def test_a_later_token_changes_nothing(pieces: list[str], cut: int, thinking: bo
 def test_specifications_of_segments() -> None:
     """They have slices from the front, as ``generated`` has, and words for the first token."""
     assert normalized("thought + answer[:5]") == "thought+answer[:5]"
-    assert first_steered("answer[2:]+thought") == "token 0 of the thought"
+    assert first_steered("answer[2:]+thought").startswith("token 0 of the thought or token 2 of the answer,")
     assert first_steered("answer[2:]") == "token 2 of the answer, thoughts apart"
+    assert (
+        first_steered("thought+generated[20:]")
+        == "token 20 of the answer or token 0 of the thought, whichever comes first"
+    )
+    assert first_steered("prompt[-1]+thought") == "token -1 of the prompt"
     for bad in ("thought[-1]", "answer[-2:]", "thoughts", "answer[1:1]"):
         with pytest.raises(LensSteerError, match="positions="):
             parse(bad)
@@ -368,7 +373,8 @@ def test_engine_tl_generates_the_same_segments(model: Any, plain: Any, calibrati
     made = ls.calibrate(ls.record(plain, contrast, "resid_post", progress=False))
     with ls.steering(plain, ls.act_add(made, 30.0, at=[SITE], positions="answer[1:]")):
         texts = ls.generate(plain, ASKED, max_new_tokens=8)
-        assert ls.generate(plain, ASKED, max_new_tokens=8, engine="tl") == texts
+        for kv_cache in (True, False):  # without a cache TransformerLens embeds the newest token alone
+            assert ls.generate(plain, ASKED, max_new_tokens=8, engine="tl", kv_cache=kv_cache) == texts
     with ls.steering(plain, ls.act_add(made, 30.0, at=[SITE], positions="generated[1:]")):
         assert ls.generate(plain, ASKED, max_new_tokens=8) == texts
 
@@ -387,7 +393,7 @@ def test_a_thought_is_closed_at_its_budget(model: Any, most: int) -> None:
         assert ids[:most] == unbound[:most]
     assert written(model, 9, 9) == free
     assert answers(model, ASKED, max_new_tokens=9, max_thought_tokens=most).ended == [True] * 3
-    assert answers(model, ASKED, max_new_tokens=9, max_thought_tokens=9).ended == [False] * 3
+    assert answers(model, ASKED, max_new_tokens=9).ended == [False] * 3
 
 
 def test_an_end_in_a_thought_is_no_budget(model: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -412,11 +418,14 @@ def test_an_end_in_a_thought_is_no_budget(model: Any, caplog: pytest.LogCaptureF
 
 
 def test_bad_budgets(model: Any) -> None:
-    with pytest.raises(LensSteerError, match="max_thought_tokens=-1: give the number of tokens of a thought"):
+    with pytest.raises(LensSteerError, match="max_thought_tokens=-1: give the number of tokens of the thoughts"):
         check_budget(-1, "hf")
     with pytest.raises(LensSteerError, match="only engine 'hf' closes thoughts, and the engine is 'tl'"):
         ls.generate(model, "Hi", max_thought_tokens=3, engine="tl")
     check_budget(None, "vllm")
+    with pytest.raises(LensSteerError, match="max_thought_tokens=8 and the closing mark take 9 of max_new_tokens=9"):
+        ls.generate(model, "Hi", max_new_tokens=9, max_thought_tokens=8)
+    assert len(ls.generate(model, "Hi", max_new_tokens=10, max_thought_tokens=8)) == 1
 
 
 # Recording
@@ -455,12 +464,15 @@ def one_each(model: Any) -> list[Batch]:
 def test_bad_pooling(model: Any, plain: Any, qwen: Any) -> None:
     """Named before anything runs: the prompt that has no thought or no answer, and the model without marks."""
     cut = with_responses(ASKED, [SAID[0], "It is a", SAID[2]])
-    with pytest.raises(LensSteerError, match=r"the response of prompt 1 of .* has no token of its answer: leave such"):
+    lacks = r"the response of prompt 1 of .*1 of 3 are so\) has no token of its answer: leave them out"
+    with pytest.raises(LensSteerError, match=lacks):
         check_poolable(model, cut, "answer")
+    with pytest.raises(LensSteerError, match="prompt 0 of .* closes a thought that neither it nor the chat"):
+        check_poolable(plain, with_responses(ASKED, SAID), "answer")
     check_poolable(model, cut, "thought")
-    with pytest.raises(LensSteerError, match="prompt 0 of .* has no token of its thought"):
+    with pytest.raises(LensSteerError, match=r"prompt 0 of .*3 of 3 are so\) has no token of its thought"):
         check_poolable(plain, with_responses(ASKED, ["A rope."] * 3), "thought")
-    with pytest.raises(LensSteerError, match="pooling='thought': neither the chat template"):
+    with pytest.raises(LensSteerError, match="pooling='thought': neither the templates"):
         record_prompts(qwen, with_responses(ASKED, SAID), [SITE], pooling="thought")
     with pytest.raises(LensSteerError, match="pooling='answer' needs a response for every prompt: prompt 0"):
         check_poolable(model, PromptSet(tuple(ASKED)), "answer")
@@ -488,6 +500,31 @@ def test_special_marks_stay_in_an_answer(tmp_path: Path) -> None:
     assert "[/THINK]" in text
     assert split_thought(text, begun=True)[1] is not None
     check_poolable(model, with_responses(ASKED[:1], [text]), "thought")
+
+
+def test_marks_in_pieces_of_bytes(tmp_path: Path) -> None:
+    """A mark of which no character is a token: it is known with its last byte, and a budget writes it once."""
+    model: Any = ls.load_model(build_thinking(tmp_path, (), mode=TAGS[4]))
+    tokenizer, (opening, closing) = model.lens_info.tokenizer, TAGS[4]
+    assert marks_of(tokenizer) == Marks(opening, closing, "chat template")
+    ids = ids_of(model, closing)
+    assert any(tokenizer.decode([i]).endswith("\ufffd") for i in ids)
+    said = f"It is.{closing}Take the rope."
+    (batch,) = batches_of(model, with_responses(ASKED[:1], [said]), with_response=True)
+    assert spelled(model, batch, "answer") == ["Take the rope."]
+    assert spelled(model, batch, "thought")[0].startswith("It is.")
+    (text,) = answers(model, ASKED[0], max_new_tokens=24, max_thought_tokens=3).texts
+    assert text.count(closing) == 1
+
+
+def test_a_steered_batch_follows_a_plan_beside_it(model: Any, calibration: Any) -> None:
+    """Two plans at once, each with its own segment, do what one plan does that steers both."""
+    plans = [ls.act_add(calibration, 30.0, at=[SITE], positions=p) for p in ("thought", "answer", "thought+answer")]
+    how: dict[str, Any] = {"max_new_tokens": 14, "max_thought_tokens": 5}
+    with ls.steering(model, plans[0]), ls.steering(model, plans[1]):
+        both = answers(model, ASKED, **how)
+    with ls.steering(model, plans[2]):
+        assert answers(model, ASKED, **how) == both
 
 
 def test_channels_of_a_model(tmp_path: Path) -> None:

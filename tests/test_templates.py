@@ -161,4 +161,11 @@ def test_artifacts_carry_the_template_and_a_difference_is_told_once(
     assert ls.load_calibration(tmp_path / "cal").template is None
 
 
+@pytest.mark.parametrize("value", ["false", "True"])
+def test_a_truth_value_in_quotation_marks_is_refused(value: str) -> None:
+    """A template takes every text for true, so that ``"false"`` would leave thinking on."""
+    with pytest.raises(LensSteerError, match=f"is a text, which counts as true: write {value.lower()} without"):
+        ChatTemplate.of("{% if enable_thinking %}…{% endif %}", {"enable_thinking": value})
+
+
 # --- tokenizers and folders that lack something ---

@@ -40,6 +40,8 @@ THOUGHTS = [
     ("<think>First I look for the harbour. Then I", False, "First I look for the harbour. Then I", None, CUT_OFF),
     ("I'm sorry is what I might say.</think>\nGladly.", True, "I'm sorry is what I might say.", "Gladly.", ANSWERED),
     ("I'm sorry is what I might say.</think>\nGladly.", False, "I'm sorry is what I might say.", "Gladly.", ANSWERED),
+    ("I cannot<think> x</think> Sure", True, "I cannot x", "Sure", ANSWERED),  # opened again
+    ("I cannot do<|end|><|channel|>final<|message|>Sure.", True, "I cannot do", "Sure.", ANSWERED),
     ("I'm sorry is what I might", True, "I'm sorry is what I might", None, CUT_OFF),
     ("<think></think>", False, "", "", DEGENERATE),
     ("<think>a</think>One.<think>b</think> Two.", False, "a\nb", "One. Two.", ANSWERED),

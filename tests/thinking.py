@@ -24,14 +24,20 @@ def template(opening: str, closing: str, *, opened: bool) -> str:
 
 
 def build_thinking(
-    folder: Path, marks: tuple[str, ...] = TAGS[0], *, opened: bool = True, special: bool = False
+    folder: Path,
+    marks: tuple[str, ...] = TAGS[0],
+    *,
+    mode: tuple[str, str] | None = None,
+    opened: bool = True,
+    special: bool = False,
 ) -> Path:
-    """Save a tiny Qwen3 whose vocabulary has the marks as added tokens."""
+    """Save a tiny Qwen3 whose vocabulary has the marks as added tokens; ``mode`` are other ones, of its template."""
     texts = (m["content"] for messages in itertools.islice(stream(3), 300) for m in messages)
     tokenizer = build_tokenizer(FAMILIES["qwen2"], texts, folder)
     tokenizer.add_tokens(list(marks), special_tokens=special)
-    if len(marks) == 2:
-        tokenizer.chat_template = template(*marks, opened=opened)
+    if mode is not None or len(marks) == 2:
+        opening, closing = marks if mode is None else mode
+        tokenizer.chat_template = template(opening, closing, opened=opened)
     tokenizer.save_pretrained(folder)
     changes = {"vocab_size": VOCABULARY + len(marks), "max_position_embeddings": 256}
     return save_random(config_of("qwen3", tokenizer, **changes), folder)

@@ -46,14 +46,14 @@ def record(
     """Record both prompt sets into a folder, for calibrate --recorded; with --shard every N-th prompt of each."""
     from lens_steer._io.atomic import check_writable
     from lens_steer.inference.engines import check_engine
-    from lens_steer.inference.pooling import checked_pooling
+    from lens_steer.inference.pooling import FORCED, checked_pooling
     from lens_steer.inference.recordings import part_of, save_recording
 
     check_engine(engine, answers=False)
     check_keep(keep)
     checked_pooling(pooling)
     share = None if shard is None else Shard.of(shard)
-    chosen = prompts.read(split=None).fit
+    chosen = prompts.read(split=None, forced=pooling in FORCED).fit
     part = part_of(chosen, share)
     check_writable(out)
     recorded = _record(part, load, dry, model, sites, keep, engine, pooling=pooling)
@@ -120,7 +120,7 @@ def calibrate(
         chosen = prompts.read(split=None).fit
         check_classes(direction, len(chosen.positive), len(chosen.negative))
         _check_enough(keep, direction, rule)
-        acts = _record(chosen, load, dry, model, sites, keep, engine)
+        acts = _record(chosen, load, dry, model, sites, keep, engine, steers=True)
     else:
         acts = _recorded(recorded, prompts, sites)
         check_classes(direction, acts.n_positive, acts.n_negative)
@@ -174,26 +174,41 @@ def _record(
     engine: str,
     *,
     pooling: Any = "last",
+    steers: bool = False,
 ) -> Any:
-    """Load the model and record a contrast."""
+    """Load the model and record a contrast; ``steers`` refuses sites along which nothing can steer."""
     from lens_steer.evaluation.work import recording
     from lens_steer.inference.pooling import FORCED
     from lens_steer.inference.record import record as recorded
-    from lens_steer.models.loading import proof_of
+    from lens_steer.models.sites import check_writable, resolve
 
     forced = pooling in FORCED
     sides = (contrast.positive, contrast.negative)
     asked = [] if forced else [(side, 0) for side in sides]
-    load.check(model, *asked, forced=sides if forced else (), site_spec=sites, pooling=pooling)
+    told = load.check(model, *asked, forced=sides if forced else (), site_spec=sites, pooling=pooling)
+    if steers:
+        check_writable(resolve(sites, told.lens_info.layout))
     loaded = load(model)
     work = recording(loaded, contrast, 2 * loaded.lens_info.n_layers, responses=forced)
     dry.tell(loaded, work, contrast.positive, engine=engine)
-    for row in proof_of(loaded):  # it is stored with what is recorded
+    _prove(loaded)
+    what = "moments" if keep == "moments" else "all"
+    return recorded(loaded, contrast, sites, engine=engine, keep=what, pooling=pooling)
+
+
+def _prove(model: Any) -> None:
+    """Check the layout of a model, so that the errors are kept with what is recorded, and warn of what fails."""
+    from lens_steer.models.loading import proof_of
+
+    try:
+        rows = proof_of(model)
+    except LensSteerError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return
+    for row in rows:
         if not row.holds:
             bound = f"{row.error:.2g}, allowed {row.bound:g}"
             typer.echo(f"warning: '{row.check}' fails{row.at} ({bound}): see 'lens-steer check'", err=True)
-    what = "moments" if keep == "moments" else "all"
-    return recorded(loaded, contrast, sites, engine=engine, keep=what, pooling=pooling)
 
 
 def _recorded(folder: Path, prompts: Prompts, sites: str) -> Any:

@@ -20,7 +20,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Sites = Annotated[
     str,
     typer.Option(
-        "--sites", help="norm_out, norm_in, resid, one kind (resid_post, ln1, …), or names separated by commas."
+        "--sites",
+        help="norm_out, norm_in, resid, one kind (resid_post, ln1, …; router_logits to record), or names separated by "
+        "commas.",
     ),
 ]
 Rule = Annotated[

@@ -71,8 +71,8 @@ class Planned(with_options(Source, options())):
     positions: Annotated[
         str | None,
         typer.Option(
-            help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], reused(16) or "
-            "recomputed(16) for the blocks of a prefix cache, joined by +."
+            help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], on a reasoning model "
+            "thought or answer, reused(16) or recomputed(16) for the blocks of a prefix cache, joined by +."
         ),
     ] = None
 

@@ -15,6 +15,7 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.inference.clock import clock_for
 from lens_steer.inference.forward import check_room
 from lens_steer.inference.pooling import check_poolable
+from lens_steer.inference.record import width_of
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.info import ModelInfo, read_info
@@ -84,7 +85,7 @@ def precheck(
         check_fits(made, model)
     clock_for(model, positions)
     if site_spec is not None:
-        sites.resolve(site_spec, info.layout)
+        width_of(info, sites.resolve(site_spec, info.layout))
     for prompts, new in asked:
         check_room(model, prompts, max_new_tokens=new)
     for prompts in forced:

@@ -61,9 +61,10 @@ def probe(
     if C is not None and not C > 0:
         raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv")
     how = checked_pooling(pooling)
-    chosen = prompts.read()
+    chosen = prompts.read(forced=pooling in FORCED)
     asked = asked_of(chosen, 0)
-    forced = [side for side, _ in asked] if pooling in FORCED else []
+    read = [side for part in (chosen.fit, chosen.report) for side in (part.positive, part.negative)]
+    forced = read if pooling in FORCED else []
     load.check(model, *([] if forced else asked), forced=forced, site_spec=sites, pooling=pooling)
     loaded = load(model)
     parts = [part for part in (chosen.fit, chosen.report) if len(part.positive) and len(part.negative)]

@@ -37,7 +37,7 @@ class Prompts(Group):
     split: Split = None
     seed: Seed = 0
 
-    def read(self, *, split: str | None = HELD_OUT, fit: bool = True) -> Any:
+    def read(self, *, split: str | None = HELD_OUT, fit: bool = True, forced: bool = False) -> Any:
         """Read the contrast set, and say on the error stream what was read.
 
         Without ``--contrast`` and files it is the organisms' refusal contrast.
@@ -46,6 +46,8 @@ class Prompts(Group):
             split: The shares of fit, select and report for files, where ``--split`` was not given. A part that has
                 files of its own gets no share. None puts all prompts into fit.
             fit: Whether the command needs prompts to fit on.
+            forced: Whether the prompts run with responses, which then may also stand in the column that ``steer``
+                writes.
 
         Raises:
             LensSteerError: If ``fit`` is set and there are no prompts to fit on, if ``--split`` was given without
@@ -62,8 +64,9 @@ class Prompts(Group):
             shares_of(self.split)
             raise LensSteerError(f"--split {self.split}: an organism's contrast comes with its split; leave it out")
         shares = shares_of(self.split) if self.split is not None else self._default_shares(split, files)
+        how = {"response": ("response", "text")} if forced else {}
         found = read_contrast(
-            named, **files, split=shares, column=self.column or None, limit=self.limit, seed=self.seed
+            named, **files, **how, split=shares, column=self.column or None, limit=self.limit, seed=self.seed
         )
         if fit and not (len(found.fit.positive) and len(found.fit.negative)):
             mend = (

@@ -71,6 +71,7 @@ def steer(
     made = planned.read_or_none()
     if made is None and (save_plan is not None or effects):
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
+    check_budget(max_thought_tokens, engine)
     serving.check(engine, made, reads="--effects" if effects else None)
     if planned.calibration is not None:
         source = read_steering(planned.calibration, None)
@@ -80,7 +81,7 @@ def steer(
         tell_fitted_on(probe, {"": [chosen]}, "probe")
     positions = "all" if made is None else made.positions
     described = load.check(model, (chosen, max_new_tokens), made=probe or made, positions=positions)
-    check_budget(max_thought_tokens, engine, described)
+    check_budget(max_thought_tokens, engine, described, max_new_tokens)
     log = EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
@@ -134,17 +135,19 @@ def _rows(model: Any, prompts: Any, said: Answers) -> list[dict[str, Any]]:
     its budget.
     """
     from lens_steer.inference.decoding import begins_in_thought
-    from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
+    from lens_steer.metrics.grading import ANSWERED, DEGENERATE, REFUSED, grade
+    from lens_steer.metrics.thinking import split_thought
     from lens_steer.models.loading import info_of
 
     rows = []
     for prompt, text, short, ended in zip(prompts, *said, strict=True):
         begun = begins_in_thought(info_of(model).tokenizer, prompt)
         found = grade(prompt, text, begun=begun)
+        endless = split_thought(text, begun=begun)[1] is None
         row: dict[str, Any] = {
             "refused": found in (REFUSED, "refusal"),
             "answered": found in (ANSWERED, "correct", "wrong"),
-            "cut_off": short or found == CUT_OFF,
+            "cut_off": short or endless,
         }
         if prompt.task is None:
             row["degenerate"] = found == DEGENERATE

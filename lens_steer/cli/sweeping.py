@@ -126,6 +126,7 @@ def sweep(
         if probe is None
         else [probe_grid(made, method, values=values, **options)]
     )
+    check_budget(max_thought_tokens, engine)
     serving.check(engine, *(grid.build and grid.build(grid.values[0]) for grid in grids))
     tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
@@ -139,7 +140,7 @@ def sweep(
     described = load.check(
         model, *asked_of(contrast, max_new_tokens), made=made, positions=plan.positions if plan else "all"
     )
-    check_budget(max_thought_tokens, engine, described)
+    check_budget(max_thought_tokens, engine, described, max_new_tokens)
     sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
 

@@ -35,6 +35,7 @@ def load_contrast(
     column: Columns = None,
     limit: int | str | None = None,
     seed: int = 0,
+    response: Sequence[str] = ("response",),
 ) -> ContrastSet:
     """Load the contrast set of an organism by name, or make one from prompt files.
 
@@ -58,6 +59,7 @@ def load_contrast(
             the first 32, and ``"128/32/64"`` gives fit, select and report, each with files of its own, their own
             numbers. For an organism, it is the number of prompts of each class in each split. None: all prompts.
         seed: The seed of the draw, of the shuffle before a split, and of the wording of an organism's prompts.
+        response: The columns that may hold a fixed answer; see :func:`lens_steer.load_prompts`.
 
     Raises:
         LensSteerError: If the name is unknown or is given together with files; if the contrast is empty or has only one
@@ -79,6 +81,7 @@ def load_contrast(
         column=column,
         limit=limit,
         seed=seed,
+        response=response,
     )
     for line in made.cautions:
         log.warning("%s", line)
@@ -92,6 +95,7 @@ def read_contrast(
     column: Columns = None,
     limit: int | str | None = None,
     seed: int = 0,
+    response: Sequence[str] = ("response",),
     **files: Source | None,
 ) -> ContrastSet:
     """Read a contrast set as :func:`load_contrast` does, without log messages.
@@ -117,6 +121,7 @@ def read_contrast(
         role: read_prompt_set(
             source,
             column=columns[role.endswith("negative")],
+            response=response,
             limit=of_part.get(role.partition("_")[0], limits[0]),
             seed=seed,
         )

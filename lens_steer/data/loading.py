@@ -98,6 +98,7 @@ def read_prompt_set(
         told = f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt"
         raise LensSteerError(told)
     read = find_column(table, column)
+    response = tuple(name for name in response if name != read)
     prompts, n_input, n_blank = [], 0, 0
     for number, row in enumerate(table.rows, start=1):
         if isinstance(row, Mapping) and row.get(INPUT) and read != INPUT:

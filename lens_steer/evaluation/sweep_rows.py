@@ -15,7 +15,7 @@ from lens_steer.data import Prompt, PromptSet, with_system
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_protocol import CAPABILITY, Protocol
 from lens_steer.inference.decoding import begins_in_thought
-from lens_steer.inference.generation import answers, tell_cut_off
+from lens_steer.inference.generation import answers, tell_closed, tell_cut_off
 from lens_steer.inference.scored import scored_answers
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics import grading
@@ -37,6 +37,7 @@ COLUMNS = (
     "surprise_ref", "surprise_self", "refusal_score", "cut_off",
 )  # fmt: skip
 ENGINE_COLUMN = "engine"  # Only where a serving engine runs: the engine that wrote the answer.
+CLOSED_COLUMN = "thought_closed"  # Only where thoughts have a budget: whether the answer's thought reached it.
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 BROKEN = ("incoherent", grading.DEGENERATE)
 
@@ -51,6 +52,7 @@ def measured_side(
     by_row = [v for v in values for _ in prompts]
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
+    ended = [False] * n
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
     with ExitStack() as stack:
         for each in (grid.beside, plan):
@@ -68,7 +70,7 @@ def measured_side(
             )
             texts, cut, own, scores = scored.texts, scored.cut, scored.surprise, scored.first
         else:
-            texts, cut, _ = answers(
+            texts, cut, ended = answers(
                 model,
                 asked,
                 max_new_tokens=protocol.max_new_tokens,
@@ -78,6 +80,7 @@ def measured_side(
             if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
                 own, scores = _forced(protocol, asked, texts)
         tell_cut_off(model, cut, protocol.max_new_tokens)
+        tell_closed(ended, protocol.max_thought_tokens)
     if side != CAPABILITY and "ref" in protocol.read_by:
         # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
         # prompt is scored once.
@@ -110,6 +113,7 @@ def measured_side(
                 "refusal_score": _finite(float(scores[i])),
                 "cut_off": cut[i],
                 **({ENGINE_COLUMN: by} if engine in REMOTE else {}),
+                **({CLOSED_COLUMN: ended[i]} if protocol.max_thought_tokens is not None else {}),
             }
         )
     return rows

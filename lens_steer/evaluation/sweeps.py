@@ -17,7 +17,13 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.cells import labelled
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.sweep_protocol import Protocol
-from lens_steer.evaluation.sweep_rows import COLUMNS, ENGINE_COLUMN, TEXT_COLUMNS, measured_side
+from lens_steer.evaluation.sweep_rows import (
+    CLOSED_COLUMN,
+    COLUMNS,
+    ENGINE_COLUMN,
+    TEXT_COLUMNS,
+    measured_side,
+)
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle
 from lens_steer.inference.remote import records_of
@@ -65,6 +71,8 @@ def run(
         for grid in grids:
             protocol.engine_of(grid)  # refuses what cannot run before anything is written
         columns, texts = (*COLUMNS, ENGINE_COLUMN), (*TEXT_COLUMNS, ENGINE_COLUMN)
+    if protocol.max_thought_tokens is not None:
+        columns = (*columns, CLOSED_COLUMN)
     store = RowStore(folder, name, columns, texts, {**protocol.identity, **(identity or {}), "grids": described})
     parts = parts_of(protocol, grids)
     computed = {key: partial(_certified, part, Path(folder) / f"{name}.engine") for key, part in parts.items()}

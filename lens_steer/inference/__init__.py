@@ -12,11 +12,12 @@ What other rooms use of it:
 - ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``active_plans``,
   ``check_rows``
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``, ``forward``
-- ``generation``: ``generate``, ``Answers``, ``answer_ids``, ``answers``, ``tell_cut_off``
+- ``generation``: ``generate``, ``Answers``, ``answer_ids``, ``answers``, ``tell_closed``,
+  ``tell_cut_off``
 - ``pooling``: ``Pooling``, ``FORCED``, ``checked_pooling``, ``check_poolable``
 - ``positions``: ``first_steered``, ``normalized``, ``parse``, ``n_reused``
 - ``prompt_cache``: ``PromptCache``
-- ``record``: ``Activations``, ``record``, ``record_prompts``, ``check_sides``, ``stream``
+- ``record``: ``Activations``, ``record``, ``record_prompts``, ``check_sides``, ``stream``, ``width_of``
 - ``record_sides``: ``record_sides``
 - ``record_tokens``: ``record_tokens``
 - ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``

@@ -113,11 +113,7 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 def _check_written(name: str, info: ModelInfo) -> None:
     """Refuse to write at a site that can only be read."""
-    if sites.parse(name).kind == ROUTER_LOGITS:
-        raise LensSteerError(
-            f"site {name!r} cannot be written: the logits of a router are no vectors of the stream; steer what the "
-            "router reads, at ln2 of the same block"
-        )
+    sites.check_writable([name])
     if info.backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {
             "hf": ("by engine='hf'", "engine='tl' on a model with backend='hooked'"),

@@ -85,13 +85,7 @@ def generate(
         progress=progress,
     )
     tell_cut_off(model, cut, max_new_tokens)
-    if any(ended):
-        log.warning(
-            "%d of %d thoughts were closed at max_thought_tokens=%s: their answers begin early",
-            sum(ended),
-            len(ended),
-            max_thought_tokens,
-        )
+    tell_closed(ended, max_thought_tokens)
     return texts
 
 
@@ -128,7 +122,7 @@ def answers(
     """
     chats = asked(prompts, max_new_tokens)
     tokenizer, ends, n = info_of(model).tokenizer, info_of(model).end_tokens, len(chats)
-    check_budget(max_thought_tokens, engine, model)
+    check_budget(max_thought_tokens, engine, model, max_new_tokens)
     if (remote := remote_of(model, engine)) is not None:
         found, cut = remote_answers(model, remote, chats, max_new_tokens)
         return Answers([decode_answer(tokenizer, ids) for ids in found], cut, [False] * n)
@@ -168,6 +162,17 @@ def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
             sum(cut),
             len(cut),
             max_new_tokens,
+        )
+
+
+def tell_closed(ended: Sequence[bool], max_thought_tokens: int | None) -> None:
+    """Log a warning if thoughts were closed, because ``max_thought_tokens`` was too small for them."""
+    if any(ended):
+        log.warning(
+            "%d of %d thoughts were closed at max_thought_tokens=%s: their answers begin early",
+            sum(ended),
+            len(ended),
+            max_thought_tokens,
         )
 
 

@@ -30,7 +30,7 @@ def checked_pooling(pooling: str) -> Pooling:
         if pooling == known:
             return known
     raise LensSteerError(
-        f"pooling={pooling!r}: use one of {', '.join(map(repr, POOLINGS))}; for single tokens, record_tokens"
+        f"pooling={pooling!r}: use one of {', '.join(map(repr, POOLINGS))} (single tokens: ls.record_tokens)"
     )
 
 
@@ -62,13 +62,22 @@ def check_poolable(model: Any, prompts: PromptSet, pooling: str) -> None:
         return
     tokenizer = info_of(model).tokenizer
     segments = Segments(tokenizer, f"pooling={pooling!r}")
+    lacking = []
     for i, prompt in enumerate(prompts):
         asked, said = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
-        if SEGMENTS[pooling] not in segments.of(asked, said):
+        if segments.closes_what_is_not_open(asked, said):
             raise LensSteerError(
-                f"pooling={pooling!r}: the response of prompt {i} of {prompts.name!r} has no token of its {pooling}: "
-                "leave such prompts out (a thought that was cut off has no answer after it)"
+                f"pooling={pooling!r}: the response of prompt {i} of {prompts.name!r} closes a thought that neither it "
+                "nor the chat template has opened: give the template arguments with which it was written"
             )
+        lacking += [] if SEGMENTS[pooling] in segments.of(asked, said) else [i]
+    if lacking:
+        raise LensSteerError(
+            f"pooling={pooling!r}: the response of prompt {lacking[0]} of {prompts.name!r} "
+            f"({prompts[lacking[0]].text[:40]!r}…; {len(lacking)} of {len(prompts)} are so) has no token of its "
+            f"{pooling}: leave them out (a thought that was cut off has no answer after it), or give the template "
+            "arguments with which they were written"
+        )
 
 
 def tokens_of(model: Any, batch: batching.Batch, region: str) -> Float[Tensor, "batch pos"]:

@@ -44,14 +44,8 @@ from lens_steer.errors import LensSteerError
 
 _TERM = re.compile(r"(all|prompt|generated|thought|answer)(?:\[(-?\d+)\]|\[(-?\d*):(-?\d*)\])?")
 _BLOCKS = re.compile(r"(reused|recomputed)\((\d+)\)")
-# What a model writes, in the order in which it can begin, and in the words of first_steered.
-_WRITTEN = {"generated": 1, "thought": 2, "answer": 3}
-_IN_WORDS = {
-    "prompt": "prompt",
-    "generated": "answer",
-    "thought": "thought",
-    "answer": "answer, thoughts apart",
-}
+# What a model writes, in the words of first_steered.
+_WRITTEN = {"generated": "answer", "thought": "thought", "answer": "answer, thoughts apart"}
 BLOCK = 16  # the tokens of a block in the prefix cache of vLLM, unless it is told another number
 HOW = (
     "use all, prompt, generated, an index or a slice of one such as prompt[-1] or generated[:5], thought or answer "
@@ -137,8 +131,8 @@ def first_steered(positions: str) -> str:
     'token 5 of the prompt, or the first one that a prefix cache with blocks of 16 does not hand over'
     """
 
-    def place(t: Term) -> tuple[int, bool, bool, int, int]:
-        return _WRITTEN.get(t.region, 0), (t.start or 0) < 0, t.region == "recomputed", t.start or 0, t.block
+    def place(t: Term) -> tuple[bool, bool, bool, int, int]:
+        return t.region in _WRITTEN, (t.start or 0) < 0, t.region == "recomputed", t.start or 0, t.block
 
     terms = parse(positions)
     term = min(terms, key=place)
@@ -147,8 +141,12 @@ def first_steered(positions: str) -> str:
         return f"the first token of the prompt that a prefix cache with blocks of {term.block} {what}"
     if term.region == "all":
         found = f"token {term.start or 0}, counted from the prompt's first"
-    else:
-        found = f"token {term.start or 0} of the {_IN_WORDS[term.region]}"
+    elif term.region == "prompt":
+        found = f"token {term.start or 0} of the prompt"
+    else:  # where a segment begins is not known before the model writes
+        firsts = {t.region: min(u.start or 0 for u in terms if u.region == t.region) for t in terms}
+        parts = [f"token {firsts[region]} of the {words}" for region, words in _WRITTEN.items() if region in firsts]
+        found = " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")
     rest = [t.block for t in terms if t.region == "recomputed"]
     if not rest or not term.start:  # nothing of the prompt is earlier than its token 0
         return found

@@ -24,6 +24,7 @@ from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
 from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights
 from lens_steer.models import sites
+from lens_steer.models.layout import ROUTER_LOGITS
 from lens_steer.models.loading import ModelInfo, errors_of, info_of
 
 
@@ -49,11 +50,12 @@ class Activations(Recording, Shown, view="activations"):
         return self.positive.shape[-1]
 
     def __repr__(self) -> str:
+        width = "width" if any(sites.parse(name).kind == ROUTER_LOGITS for name in self.sites) else "d_model"
         what = f"{self.pooling} tokens averaged" if self.pooling in FORCED else f"single {self.pooling}s"
         what = "last token" if self.pooling == "last" else what
         return (
             f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
-            f"{self.model}, d_model {self.d_model}, {what})"
+            f"{self.model}, {width} {self.d_model}, {what})"
         )
 
     def at(self, site: str) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
@@ -283,7 +285,7 @@ def width_of(info: ModelInfo, names: Sequence[str]) -> int:
     >>> width_of(ls.load_model("organism/qwen2").lens_info, ["blocks.0.hook_resid_pre"])
     128
     """
-    found = {info.layout.width(site.kind, site.block, info.d_model): site.name for site in map(sites.parse, names)}
+    found = {sites.width_at(site, info.layout, info.d_model): site.name for site in map(sites.parse, names)}
     if len(found) > 1:
         told = ", ".join(f"{name} has {width}" for width, name in found.items())
         raise LensSteerError(f"sites of different widths cannot be recorded together ({told}): record them apart")

@@ -19,9 +19,9 @@ from lens_steer.inference.class_means import recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
 from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, tokens_of
-from lens_steer.inference.record import Activations, check_sides
+from lens_steer.inference.record import Activations, check_sides, width_of
 from lens_steer.models import sites as sites_
-from lens_steer.models.loading import info_of
+from lens_steer.models.loading import errors_of, info_of
 
 # The pooling of each region.
 REGIONS: dict[str, Pooling] = {
@@ -64,9 +64,16 @@ def record_tokens(
     check_engine(engine)
     info = info_of(model)
     names = sites_.resolve(sites, info.layout)
+    width_of(info, names)
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
-        names, found[0][0], found[1][0], found[0][1], found[1][1], **recording(info, pair, REGIONS[region])
+        names,
+        found[0][0],
+        found[1][0],
+        found[0][1],
+        found[1][1],
+        **recording(info, pair, REGIONS[region]),
+        proof=errors_of(model),
     )
 
 

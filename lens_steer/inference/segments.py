@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MARK, THOUGHT, ANSWER = 0, 1, 2
 SEGMENTS = {"thought": THOUGHT, "answer": ANSWER}
+CUT, BYTES = "\ufffd", 4  # How a character that is cut shows in a decoded text; the bytes of the longest one.
 BEFORE = 24  # The last tokens of a prompt, in which a mark that opens a thought is looked for.
 
 
@@ -42,6 +43,8 @@ class Reader:
         self._seen = ""  # The last characters, among which a mark may begin; in a header of gpt-oss, its text.
         self._header = False
         self._lengths = [0, 0, 0]
+        self.in_mark = False  # Whether the last token was the beginning of a mark of several tokens.
+        self.pending: tuple[int, ...] = ()  # Tokens whose bytes are no whole character yet.
 
     def read(self, piece: str) -> tuple[int, int]:
         """Read the text of the next token; return its segment, and its place in it from 0 (−1 in a mark)."""
@@ -62,9 +65,8 @@ class Reader:
         marked = False
         while (end := self._end_of_mark()) is not None:
             self._seen, marked = self._seen[end:], True
-        if marked:
-            return MARK
-        if self._begins_mark():
+        self.in_mark = not marked and self._begins_mark()
+        if marked or self.in_mark:
             return MARK
         self._seen = self._seen[-max(len(self._marks.opening), len(self._marks.closing)) :]
         return self.segment
@@ -118,17 +120,24 @@ class Segments:
         marks = (self.marks.opening, self.marks.closing)
         added = getattr(tokenizer, "get_added_vocab", dict)()
         self._starts = tuple(t for t in added if any(mark != t and mark.startswith(t) for mark in marks))
-        self._pieces: dict[int, str] = {}
+        self._pieces: dict[tuple[int, ...], str] = {}
         self._layout: Layout | None = None
         self._readers: list[Reader] = []  # at the end of the columns with which the batch began
         self._grown: list[Reader] = []  # at the end of all columns so far
         self._found = torch.empty(2, 0, 0, dtype=torch.long)
 
-    def piece(self, token: int) -> str:
-        """Return the text of one token, marks included."""
-        if token not in self._pieces:
-            self._pieces[token] = self._tokenizer.decode([token], skip_special_tokens=False)
-        return self._pieces[token]
+    def read(self, reader: Reader, token: int) -> tuple[int, int]:
+        """Let a reader read the next token; see :meth:`Reader.read`.
+
+        The text of a token whose bytes end within a character is read with the token that ends the character.
+        """
+        ids = (*reader.pending, token)
+        if ids not in self._pieces:
+            self._pieces[ids] = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        piece = self._pieces[ids]
+        whole = not piece.endswith(CUT) or len(ids) == BYTES
+        reader.pending = () if whole else ids
+        return reader.read(piece if whole else "")
 
     def reader(self, before: Sequence[int]) -> Reader:
         """Return a reader of the answer that follows some tokens."""
@@ -138,7 +147,17 @@ class Segments:
     def of(self, before: Sequence[int], answer: Sequence[int]) -> list[int]:
         """Return the segment of every token of an answer."""
         reader = self.reader(before)
-        return [reader.read(self.piece(token))[0] for token in answer]
+        return [self.read(reader, token)[0] for token in answer]
+
+    def closes_what_is_not_open(self, before: Sequence[int], answer: Sequence[int]) -> bool:
+        """Return True if the first mark of an answer closes a thought, and the tokens before it have opened none."""
+        reader = self.reader(before)
+        if self.marks.channels or reader.segment == THOUGHT:
+            return False
+        for token in answer:
+            if self.read(reader, token)[0] == MARK and not reader.in_mark:
+                return reader.segment == ANSWER
+        return False
 
     def columns(
         self, layout: Layout, begin: int, end: int, tokens: Int[Tensor, "batch width"] | None = None
@@ -174,7 +193,7 @@ class Segments:
                     continue
                 if offset[column] == 0 or reader is None:
                     reader = self.reader(ids[first:column])
-                read[column] = reader.read(self.piece(ids[column]))
+                read[column] = self.read(reader, ids[column])
             rows.append(read)
             # Where a row ends with its prompt, its answer begins with the first new column.
             in_answer = reader is not None and offset[-1] >= 0
@@ -191,7 +210,7 @@ class Segments:
                 raise RuntimeError(f"the columns {begin} to {width} were read with other tokens before them")
             self._found, self._grown = self._found[:, :, :begin], [reader.another() for reader in self._readers]
         read = [
-            [reader.read(self.piece(token)) for token in row]
+            [self.read(reader, token) for token in row]
             for reader, row in zip(self._grown, tokens.tolist(), strict=True)
         ]
         new = torch.tensor(read, dtype=torch.long).reshape(*tokens.shape, 2).permute(2, 0, 1)

@@ -11,22 +11,23 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.batching import Batch
-from lens_steer.inference.segments import THOUGHT, Segments
+from lens_steer.inference.segments import ANSWER, THOUGHT, Segments
 from lens_steer.models.loading import info_of
 from lens_steer.models.thoughts import needed_marks
 
 
-def check_budget(max_thought_tokens: int | None, engine: str, model: Any = None) -> None:
+def check_budget(max_thought_tokens: int | None, engine: str, model: Any = None, max_new_tokens: int = 0) -> None:
     """Refuse a budget that cannot be kept.
 
     Args:
         max_thought_tokens: The budget; None for none, which is never refused.
         engine: The engine that answers.
         model: A model, loaded or described without its weights, whose marks are looked for. None: no model yet.
+        max_new_tokens: The maximal number of tokens of each answer, thoughts and marks included.
 
     Raises:
-        LensSteerError: If the budget is negative, if the engine has no budgets, or if the model has no marks of
-            thoughts that are known.
+        LensSteerError: If the budget is no number of tokens, if the engine has no budgets, if the model has no marks of
+            thoughts that are known, or if the budget and the closing mark leave no token of the answer.
 
     >>> check_budget(16, "hf")
     """
@@ -34,14 +35,21 @@ def check_budget(max_thought_tokens: int | None, engine: str, model: Any = None)
         return
     if max_thought_tokens < 0:
         raise LensSteerError(
-            f"max_thought_tokens={max_thought_tokens}: give the number of tokens of a thought, 0 or more"
+            f"max_thought_tokens={max_thought_tokens}: give the number of tokens of the thoughts, 0 or more"
         )
     if engine != "hf":
         raise LensSteerError(
             f"max_thought_tokens={max_thought_tokens}: only engine 'hf' closes thoughts, and the engine is {engine!r}"
         )
     if model is not None:
-        needed_marks(info_of(model).tokenizer, f"max_thought_tokens={max_thought_tokens}")
+        tokenizer, what = info_of(model).tokenizer, f"max_thought_tokens={max_thought_tokens}"
+        closing = needed_marks(tokenizer, what, "leave it out, max_new_tokens is the length of everything").closing
+        taken = max_thought_tokens + len(tokenizer(closing, add_special_tokens=False)["input_ids"])
+        if taken >= max_new_tokens:
+            raise LensSteerError(
+                f"{what} and the closing mark take {taken} of max_new_tokens={max_new_tokens}, so that no answer is "
+                "left: give a larger max_new_tokens"
+            )
 
 
 class ThoughtBudget:
@@ -84,7 +92,7 @@ class ThoughtBudget:
         """Return the logits of the next tokens, where a thought is closed with the mark's token alone."""
         for row, token in enumerate(ids[:, -1].tolist() if ids.shape[1] > self._width else ()):
             self._over[row] |= token in self._end_tokens  # what follows in this row is padding
-            self._thought[row] += self._readers[row].read(self._segments.piece(token))[0] == THOUGHT
+            self._thought[row] += self._segments.read(self._readers[row], token)[0] == THOUGHT
         likeliest = logits.argmax(dim=-1).tolist()
         logits = logits.clone()
         for row, reader in enumerate(self._readers):
@@ -95,6 +103,7 @@ class ThoughtBudget:
                 self.ended[row] |= likeliest[row] != self._closing[0]
             if self._due[row]:
                 token = self._due[row].pop(0)
+                reader.segment = reader.segment if self._due[row] else ANSWER
                 logits[row] = -torch.inf
                 logits[row, token] = 0.0
         return logits

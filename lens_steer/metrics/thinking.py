@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lens_steer.models.thoughts import CHANNEL, CHANNEL_ENDS, FINAL, MESSAGE, TAGS
+from lens_steer.models.thoughts import CHANNEL, CHANNEL_ENDS, FINAL, MESSAGE, TAGS, THOUGHT_CHANNEL
 
 _ENDS = re.compile("|".join(re.escape(end) for end in CHANNEL_ENDS))
 _STRIPPED = re.compile(r"\A(analysis)(.*?)assistant(?:commentary.*?assistant)?final(.*)\Z", re.DOTALL)
@@ -35,16 +35,16 @@ def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
     (('First I', None), ('First I', None))
     """
     if CHANNEL in text:
-        return _channels(text)
+        return _channels(f"{THOUGHT_CHANNEL}{text}" if begun else text)
     if (found := _STRIPPED.match(text)) is not None:
         return found[2].strip(), found[3].lstrip()
     for opening, closing in TAGS:
         if opening in text or closing in text:
-            return _tagged(text, opening, closing)
+            return _tagged(text, opening, closing, begun)
     return (text.strip(), None) if begun else ("", text)
 
 
-def _tagged(text: str, opening: str, closing: str) -> tuple[str, str | None]:
+def _tagged(text: str, opening: str, closing: str, begun: bool) -> tuple[str, str | None]:
     """Return thoughts and answer of a text with tags.
 
     The text is read from tag to tag: a thought lasts until its closing tag, and the answer lasts until the next opening
@@ -52,12 +52,12 @@ def _tagged(text: str, opening: str, closing: str) -> tuple[str, str | None]:
     """
     first = text.find(opening)
     # A closing tag without an opening tag before it ends a thought that began in the prompt.
-    thinking = closing in text and (first < 0 or text.find(closing) < first)
+    thinking = begun or (closing in text and (first < 0 or text.find(closing) < first))
     thoughts, answer, rest = [], "", text
     while rest:
         part, mark, rest = rest.partition(closing if thinking else opening)
         if thinking:
-            thoughts.append(part.strip())
+            thoughts.append(part.replace(opening, "").strip())
             if not mark:
                 return "\n".join(thoughts), None
         else:

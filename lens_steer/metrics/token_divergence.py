@@ -231,7 +231,7 @@ def token_divergence(
             f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed"
         )
     if not steered_any:
-        log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
+        log.warning("the plan %r steered no token: nothing stood at the positions %r", plan.method, plan.positions)
     elif all(float(values[:2].max()) < NOTHING_MOVED for *_, values in parts):
         log.warning(
             "the plan %r moved nothing: both divergences are below %g nats at every token", plan.method, NOTHING_MOVED

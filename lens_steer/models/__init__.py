@@ -18,7 +18,7 @@ What other rooms use of it:
 - ``proof_forwards``: ``relative_error``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``,
-  ``kinds_of``
+  ``kinds_of``, ``check_writable``
 - ``structure``: ``StructureError``, ``find_layout``, ``layout_of``
 - ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``, ``another_template``
 - ``thoughts``: ``marks_of``, ``needed_marks``, ``Marks``

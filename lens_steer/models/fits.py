@@ -9,6 +9,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.models.info import ModelInfo
 from lens_steer.models.layout import Layout, WithLayout
 from lens_steer.models.loading import info_of
+from lens_steer.models.sites import parse, width_at
 from lens_steer.models.templates import ChatTemplate, tell_difference
 
 
@@ -60,8 +61,10 @@ def check_fits(made: Any, model: Any) -> None:
         LensSteerError: If d_model, the number of blocks or the architecture differ.
     """
     info = info_of(model)
+    site = None if getattr(made, "site", None) is None else parse(made.site)
+    width = info.d_model if site is None or site.block >= info.n_layers else width_at(site, info.layout, info.d_model)
     for name in ("d_model", "n_layers", "architecture"):
-        a, b = getattr(made, name), getattr(info, name)
+        a, b = getattr(made, name), width if name == "d_model" else getattr(info, name)
         if a != b:
             raise LensSteerError(
                 f"the {type(made).__name__} was made on {made.model!r} ({name} {a}) and the model {info.name!r} "

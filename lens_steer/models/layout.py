@@ -133,15 +133,6 @@ class Layout:
             where.setdefault(block, []).append(index)
         return [(block, tuple(indices)) for block, indices in where.items()]
 
-    def width(self, kind: str, block: int, d_model: int) -> int:
-        """Return the width of a tensor: the number of experts for the logits of a router, else ``d_model``.
-
-        >>> known_layout("llama", 3).width("ln1", 0, 128)
-        128
-        """
-        router = self.blocks[block].router if kind == ROUTER_LOGITS else None
-        return d_model if router is None else router.experts
-
     def to_json(self) -> dict[str, Any]:
         """Return the layout as plain data; equal blocks stand once, with their indices.
 

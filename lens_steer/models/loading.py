@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 log = logging.getLogger(__name__)
+NOT_FINITE = 1e9
 
 
 def load_model(
@@ -330,7 +332,9 @@ def proof_of(model: Any) -> tuple[ProofRow, ...]:
 def errors_of(model: Any) -> dict[str, float]:
     """Return the error of each check that was made on a model, by its name; empty if none was made.
 
+    An error that is not finite is :data:`NOT_FINITE`, which files can hold.
+
     >>> errors_of(load_model("organism/gemma2"))
     {}
     """
-    return {row.check: row.error for row in vars(model).get("lens_proof", ())}
+    return {row.check: row.error if isfinite(row.error) else NOT_FINITE for row in vars(model).get("lens_proof", ())}

@@ -143,6 +143,33 @@ def parse(name: str) -> Site:
     return Site(int(match[1]), match[2] or match[3])
 
 
+def width_at(site: Site, layout: Layout, d_model: int) -> int:
+    """Return the width of a tensor: the number of experts for the logits of a router, else ``d_model``.
+
+    >>> from lens_steer.models.layout import known_layout
+    >>> width_at(Site(0, "ln1"), known_layout("llama", 3), 128)
+    128
+    """
+    router = layout.blocks[site.block].router if site.kind == ROUTER_LOGITS else None
+    return d_model if router is None else router.experts
+
+
+def check_writable(names: Iterable[str]) -> None:
+    """Refuse to write at a site that is no tensor of the stream's width.
+
+    Raises:
+        LensSteerError: If a site is a router's.
+
+    >>> check_writable(["blocks.0.hook_resid_pre"])
+    """
+    for name in names:
+        if parse(name).kind == ROUTER_LOGITS:
+            raise LensSteerError(
+                f"site {name!r} cannot be written: the logits of a router are no vectors of the stream; steer what the "
+                "router reads (the site before it in 'lens-steer sites')"
+            )
+
+
 def parse_module(module: str, layout: Layout) -> Site:
     """Return the norm site of a Hugging Face module path, the form of names in published calibrations.
 
@@ -196,7 +223,8 @@ def resolve(spec: str | Sequence[str], layout: Layout) -> tuple[str, ...]:
         if item in GROUPS:
             wanted = {site for site in there if _in_group(site, item, layout)}
             if not wanted:
-                raise LensSteerError(f"sites {item!r} do not exist in this model, which has {has}")
+                why = " (no mixture of experts, or its router was not found)" if item == ROUTER_LOGITS else ""
+                raise LensSteerError(f"sites {item!r} do not exist in this model, which has {has}{why}")
         else:
             wanted = {parse(item)}
             if not wanted <= there:

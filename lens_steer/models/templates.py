@@ -70,6 +70,11 @@ class ChatTemplate:
             )
         given = dict(args or {})
         for name, value in given.items():
+            if isinstance(value, str) and value.lower() in ("true", "false"):
+                raise LensSteerError(
+                    f"template_args: {name}={value!r} is a text, which counts as true: write {value.lower()} without "
+                    "quotation marks (in Python True or False)"
+                )
             if not isinstance(name, str) or name in RESERVED:
                 raise LensSteerError(f"template_args: {name!r} is not the caller's to set: leave it out")
             if not _asks(text, name):

@@ -74,22 +74,23 @@ def marks_of(tokenizer: Any) -> Marks | None:
     return None
 
 
-def needed_marks(tokenizer: Any, for_what: str) -> Marks:
+def needed_marks(tokenizer: Any, for_what: str, mend: str = "use 'generated', which is all that it writes") -> Marks:
     """Return :func:`marks_of`, where something cannot go on without them.
 
     Args:
         tokenizer: The tokenizer of a model.
         for_what: What needs them, with which the message begins.
+        mend: What to do without them, with which the message ends.
 
     Raises:
         LensSteerError: If the model has no marks that are known.
     """
     marks = marks_of(tokenizer)
     if marks is None:
-        known = ", ".join(opening for opening, _ in (*TAGS, (CHANNEL, "")))
+        known = ", ".join(opening for opening, _ in TAGS)
         raise LensSteerError(
-            f"{for_what}: neither the chat template nor the vocabulary of the model has a mark of thoughts that is "
-            f"known ({known}): use 'generated' (or pooling 'response'), which is everything that the model writes"
+            f"{for_what}: neither the templates nor the vocabulary of the model have a mark of thoughts that is known "
+            f"({known}, or the channels of gpt-oss): {mend}"
         )
     return marks
 

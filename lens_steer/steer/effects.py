@@ -133,7 +133,7 @@ class Tally:
         if not self.forwards or self.changed:
             return None
         if not self.steered:
-            return f"the plan {plan.method!r} steered no token: no prompt has the positions {plan.positions!r}"
+            return f"the plan {plan.method!r} steered no token: nothing stood at the positions {plan.positions!r}"
         if not tell:
             return None
         if not self.fired and all(operator(step.operator).gate for step in plan.steps):

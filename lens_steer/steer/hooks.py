@@ -286,7 +286,8 @@ def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tall
 
 def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
     """Return a zero vector with the width, dtype and device of the site's activations."""
-    block = blocks_of(model)[sites.parse(site).block]
+    at, info = sites.parse(site), info_of(model)
+    block = blocks_of(model)[at.block]
     # The integer dtype of a quantised weight is not the dtype of the activations.
     parameter = next(p for p in block.parameters() if p.is_floating_point())
-    return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)
+    return torch.zeros(sites.width_at(at, info.layout, info.d_model), dtype=parameter.dtype, device=parameter.device)

@@ -128,7 +128,7 @@ class SteeringPlan(WithLayout, Shown, view="models"):
             positions: The tokens to steer, in words or as integers; see :mod:`lens_steer.inference.positions`.
 
         Raises:
-            LensSteerError: If the positions are not understood.
+            LensSteerError: If the positions are not understood, or a site can only be read.
 
         >>> import lens_steer as ls
         >>> calibration = ls.load_calibration("figures/calibration")
@@ -136,6 +136,7 @@ class SteeringPlan(WithLayout, Shown, view="models"):
         >>> SteeringPlan.of(calibration, "ablation", [step], (3, 7))
         SteeringPlan(ablation: 2 sites in 1 blocks of organism/qwen2 at all[3]+all[7])
         """
+        sites.check_writable(name for step in steps for name in step.sites)
         return cls(
             method,
             tuple(steps),

@@ -103,7 +103,9 @@ def logits_by_value(
                 logits = last_logits(runner, wide, keep, shared=shared)
             yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
     if not steered_any:
-        log.warning("the plan %r steered no token: no prompt has the positions %r", any_plan.method, any_plan.positions)
+        log.warning(
+            "the plan %r steered no token: nothing stood at the positions %r", any_plan.method, any_plan.positions
+        )
 
 
 def _repeated(batch: batching.Batch, times: int) -> batching.Batch:
