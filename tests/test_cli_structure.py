@@ -16,9 +16,9 @@ from analyses import families
 from lens_steer.cli.structure import spans
 from lens_steer.errors import LensSteerError
 from lens_steer.models.layout import Layout, known_layout
-from lens_steer.models.loading import proof_of
 from lens_steer.models.location import read_config
 from lens_steer.models.proof import ProofError, ProofRow, prove
+from lens_steer.models.proved import proof_of
 from lens_steer.models.structure import find_layout, layout_of
 from tests.further import FURTHER, build_further
 from tests.test_cli import run
@@ -159,7 +159,7 @@ def test_a_proof_that_fails_is_told(
 ) -> None:
     """A model that is known by name is recorded all the same, with a warning that names the check."""
     row = ProofRow("with a cache = without", 0.5, 1e-4, "block 3")
-    monkeypatch.setattr("lens_steer.models.loading.prove", lambda model, layout: (row,))
+    monkeypatch.setattr("lens_steer.models.proved.prove", lambda model, layout: (row,))
     how = (*sides(tmp_path), "--sites", "ln1", "--out", tmp_path / "made")
     code, _, err = run(monkeypatch, capsys, "record", *how)
     assert code == 0

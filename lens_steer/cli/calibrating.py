@@ -198,7 +198,7 @@ def _record(
 
 def _prove(model: Any) -> None:
     """Check the layout of a model, so that the errors are kept with what is recorded, and warn of what fails."""
-    from lens_steer.models.loading import proof_of
+    from lens_steer.models.proved import proof_of
 
     try:
         rows = proof_of(model)

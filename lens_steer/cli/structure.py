@@ -47,8 +47,9 @@ def check(load: Load, model: Model) -> None:
     """Prove on four short prompts that the layout that is found is that of the model, and that hooks read and change
     each site; the command ends with 2 if a check fails.
     """
-    from lens_steer.models.loading import info_of, proof_of
+    from lens_steer.models.loading import info_of
     from lens_steer.models.proof import ProofError
+    from lens_steer.models.proved import proof_of
     from lens_steer.steer.hook_proof import prove_hooks
 
     try:

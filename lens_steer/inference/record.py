@@ -25,7 +25,8 @@ from lens_steer.inference.forward import read_sites
 from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights
 from lens_steer.models import sites
 from lens_steer.models.layout import ROUTER_LOGITS
-from lens_steer.models.loading import ModelInfo, errors_of, info_of
+from lens_steer.models.loading import ModelInfo, info_of
+from lens_steer.models.proved import errors_of
 
 
 @dataclass(frozen=True)

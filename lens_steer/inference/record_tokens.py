@@ -21,7 +21,8 @@ from lens_steer.inference.forward import read_sites
 from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, tokens_of
 from lens_steer.inference.record import Activations, check_sides, width_of
 from lens_steer.models import sites as sites_
-from lens_steer.models.loading import errors_of, info_of
+from lens_steer.models.loading import info_of
+from lens_steer.models.proved import errors_of
 
 # The pooling of each region.
 REGIONS: dict[str, Pooling] = {

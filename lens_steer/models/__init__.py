@@ -9,12 +9,12 @@ What other rooms use of it:
 - ``huggingface``: ``is_gguf``, ``is_text_part``, ``read_weights``, ``text_part``, ``without_bar``
 - ``info``: ``ModelInfo``, ``read_info``
 - ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
-  ``embedding_of``, ``load_model``, ``final_norm_of``, ``read_again``, ``load_described``, ``proof_of``,
-  ``errors_of``
+  ``embedding_of``, ``load_model``, ``final_norm_of``, ``read_again``, ``load_described``
 - ``layout``: ``Layout``, ``ROUTER_LOGITS``, ``WithLayout``, ``known_layout``, ``layout_row``, ``read_layout_row``
 - ``logits``: ``soft_cap``
 - ``location``: ``locate``, ``read_config``
 - ``proof``: ``bound_of``, ``prove``, ``ProofError``, ``ProofRow``
+- ``proved``: ``proof_of``, ``errors_of``
 - ``proof_forwards``: ``relative_error``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from lens_steer.models.layout import KNOWN
 from lens_steer.models.location import read_config
 from lens_steer.models.logits import logit_scale
 from lens_steer.models.norm_points import add_norm_outputs
-from lens_steer.models.proof import ProofRow, prove, require
+from lens_steer.models.proof import prove, require
 from lens_steer.models.quantization import check_kind
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 log = logging.getLogger(__name__)
-NOT_FINITE = 1e9
 
 
 def load_model(
@@ -309,32 +307,3 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)
-
-
-def proof_of(model: Any) -> tuple[ProofRow, ...]:
-    """Return the checks of a model's layout: those that were made when it was loaded, or earlier, or else made now.
-
-    An architecture that is known by name is not proved when it is loaded. Making the checks takes about thirty short
-    forwards of the Hugging Face model; they are kept on the model.
-
-    Raises:
-        LensSteerError: If a check cannot be made, see :func:`lens_steer.models.proof.prove`.
-
-    >>> all(row.holds for row in proof_of(load_model("organism/llama")))
-    True
-    """
-    kept = vars(model)
-    if "lens_proof" not in kept:
-        kept["lens_proof"] = prove(hf_twin(model), info_of(model).layout)
-    return kept["lens_proof"]
-
-
-def errors_of(model: Any) -> dict[str, float]:
-    """Return the error of each check that was made on a model, by its name; empty if none was made.
-
-    An error that is not finite is :data:`NOT_FINITE`, which files can hold.
-
-    >>> errors_of(load_model("organism/gemma2"))
-    {}
-    """
-    return {row.check: row.error if isfinite(row.error) else NOT_FINITE for row in vars(model).get("lens_proof", ())}
