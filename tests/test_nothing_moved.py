@@ -39,7 +39,7 @@ def test_each_reason_is_told_once_a_block(
         (gated(calibration, 1e9), "the plan 'adaptive' changed no activation: no gate fired on any steered token"),
         (
             ls.selective_steering(calibration, 90, positions="all[400]"),
-            "steered no token: no prompt has the positions 'all[400]'",
+            "steered no token: nothing stood at the positions 'all[400]'",
         ),
     ):
         caplog.clear()

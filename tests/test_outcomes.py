@@ -234,7 +234,7 @@ def test_a_phrase_of_sympathy_is_no_refusal_to_a_judge_of_what_is_good(
     """
     texts = [f"{SORRY} {i}" if i % 2 else SORRY * 8 for i in range(len(untold.select.positive))]
     monkeypatch.setattr(
-        "lens_steer.evaluation.sweep_rows.answers", lambda _, asked, **__: (texts, [False] * len(asked))
+        "lens_steer.evaluation.sweep_rows.answers", lambda _, asked, **__: (texts, *([False] * len(asked),) * 2)
     )
     protocol = Protocol(
         qwen, untold.select, "select", PromptSet((), "none"), asked=("positive",), read_by=(),

@@ -341,7 +341,7 @@ def test_empty_responses_and_unsteered_batches(
         none = token_divergence(qwen, plan, prompts[:2], texts[:2])
     assert none.kl.max() == 0
     assert [r.message for r in caplog.records] == [
-        "the plan 'selective' steered no token: no prompt has the positions 'generated[3:]'"
+        "the plan 'selective' steered no token: nothing stood at the positions 'generated[3:]'"
     ]
 
 
