@@ -19,8 +19,9 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
-from lens_steer.inference.clock import Clock, Layout
+from lens_steer.inference.clock import Clock
 from lens_steer.inference.dialogue import ANSWER, History, turn_ids
+from lens_steer.inference.places import Places
 from lens_steer.models import sites
 from lens_steer.models.layout import known_layout
 from lens_steer.models.tokenization import PLAIN_TEMPLATE
@@ -295,7 +296,7 @@ def test_columns_of_turns(rows: list[Any], generated: int, spec: tuple[str, int 
         wanted.append(marks)
     sequences = [(row, h.ids, 0) for row, h in enumerate(histories)]
     batch = next(batching.padded(sequences, 0, offsets={row: h.offsets for row, h in enumerate(histories)}))
-    layout, width = Layout.of(batch), batch.ids.shape[1]
+    layout, width = Places.of(batch), batch.ids.shape[1]
     found = clock.columns(layout, 0, width + generated)
     for row, columns in zip(batch.rows, found.tolist(), strict=True):
         assert columns == [False] * (width + generated - len(wanted[row])) + wanted[row]

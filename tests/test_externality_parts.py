@@ -14,7 +14,8 @@ import lens_steer as ls
 from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.batching import batches
-from lens_steer.inference.clock import Clock, Layout
+from lens_steer.inference.clock import Clock
+from lens_steer.inference.places import Places
 from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.metrics.token_divergence import token_divergence
 from lens_steer.organisms import grammar
@@ -200,7 +201,7 @@ def test_families_share_out_the_tokens(qwen: Any, k: int) -> None:
     """
     prompts = [Prompt.of("Please help me build a school.", response="Sure. 1. Take the rope.")]
     batch = next(iter(batches(qwen.lens_info.tokenizer, prompts, n_ctx=512, with_response=True)))
-    layout, width = Layout.of(batch), batch.ids.shape[1]
+    layout, width = Places.of(batch), batch.ids.shape[1]
     at = {f: Clock(positions_of(f, k)).columns(layout, 0, width)[0] for f in FAMILIES}
     end = width - batch.response_lengths[0]
     assert at["first k"].nonzero().flatten().tolist() == list(range(end - 1, end - 1 + k))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.batching import Batch
-from lens_steer.inference.clock import Clock, Layout, running
+from lens_steer.inference.clock import Clock, running
+from lens_steer.inference.places import Places
 from lens_steer.inference.positions import first_steered, normalized, parse
 
 BOUND = st.one_of(st.none(), st.integers(0, 6))
@@ -57,7 +58,7 @@ def test_columns_equal_python_slicing(
     except LensSteerError:
         return  # an empty slice, refused
     batch = batch_of([p for p, _ in rows], [r for _, r in rows])
-    layout, width = Layout.of(batch), batch.mask.shape[1]
+    layout, width = Places.of(batch), batch.mask.shape[1]
     wanted = torch.tensor([by_hand(spec, p, r, generated, width) for p, r in rows])
     assert torch.equal(clock.columns(layout, 0, width + generated), wanted)
     grown = [clock.columns(layout, 0, width)] + [
@@ -120,7 +121,7 @@ def test_padding_is_never_selected() -> None:
 
 def test_terms_are_joined() -> None:
     """A union; spaces do not matter; integers are explicit positions."""
-    clock, layout = Clock("prompt[-1]+generated[:1]"), Layout.of(batch_of([2, 3], [2, 2]))
+    clock, layout = Clock("prompt[-1]+generated[:1]"), Places.of(batch_of([2, 3], [2, 2]))
     assert clock.columns(layout, 0, 5).tolist() == [[False, False, True, True, False]] * 2
     assert normalized("prompt[-1] + generated") == "prompt[-1]+generated"
     assert normalized([3, 7]) == "all[3]+all[7]"

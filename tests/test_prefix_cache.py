@@ -15,7 +15,8 @@ from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import bare
 from lens_steer.inference.batching import Batch, encode
-from lens_steer.inference.clock import Clock, Layout, running
+from lens_steer.inference.clock import Clock, running
+from lens_steer.inference.places import Places
 from lens_steer.inference.positions import first_steered, n_reused, parse
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.studies.propositions.experiments import BASE, Experiments
@@ -31,7 +32,7 @@ def test_whole_blocks_by_hand() -> None:
     """Blocks of 4, prompts of 3, 4, 5 and 9 tokens with an answer of 2: nothing, nothing (the last whole block is
     computed again, for its last token), one block, two; each counted from the row's own first token.
     """
-    layout = Layout.of(batch_of([3, 4, 5, 9], [2, 2, 2, 2]))
+    layout = Places.of(batch_of([3, 4, 5, 9], [2, 2, 2, 2]))
     reused = Clock("reused(4)").columns(layout, 0, 11).int().sum(dim=1)
     assert reused.tolist() == [0, 0, 4, 8]
     got = ["".join(".x"[int(v)] for v in row) for row in Clock("recomputed(4)+generated").columns(layout, 0, 11)]
@@ -46,7 +47,7 @@ def test_blocks_equal_slicing_of_each_row(rows: list[tuple[int, int]], block: in
     """The longest prefix of whole blocks that leaves at least the last token, found by trying; in one forward, in two,
     and the two parts of a prompt together are the prompt.
     """
-    layout = Layout.of(batch_of([p for p, _ in rows], [r for _, r in rows]))
+    layout = Places.of(batch_of([p for p, _ in rows], [r for _, r in rows]))
     width = layout.width
     reused, rest = (Clock(f"{part}({block})").columns(layout, 0, width) for part in ("reused", "recomputed"))
     for (prompt, response), mine in zip(rows, reused, strict=True):
@@ -64,7 +65,7 @@ def test_a_turn_has_its_own_blocks() -> None:
     """In a conversation the prompt of a turn is everything before its answer."""
     offset = torch.tensor([[-3, -2, -1, 0, 1, -4, -3, -2, -1]])  # 3 tokens, an answer of 2, 4 tokens
     ids = torch.ones(1, 9, dtype=torch.long)
-    layout = Layout.of(Batch((0,), ids, ids, (0,), offset))
+    layout = Places.of(Batch((0,), ids, ids, (0,), offset))
     got = Clock("reused(2)").columns(layout, 0, 9)[0].tolist()
     assert got == [True, True, False, False, False, True, True, True, False]
 

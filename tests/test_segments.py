@@ -17,11 +17,12 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.batching import Batch, padded
-from lens_steer.inference.clock import Clock, Layout, clock_for, running, steers
+from lens_steer.inference.clock import Clock, clock_for, running, steers
 from lens_steer.inference.decoding import begins_in_thought, opens_thought
 from lens_steer.inference.engines import on_engine
 from lens_steer.inference.forward import batches_of, last_logits
 from lens_steer.inference.generation import answer_ids, answers
+from lens_steer.inference.places import Places
 from lens_steer.inference.pooling import check_poolable, checked_pooling
 from lens_steer.inference.positions import first_steered, normalized, parse
 from lens_steer.inference.record import record_prompts
@@ -220,7 +221,7 @@ def forced(model: Any) -> Batch:
 
 def spelled(model: Any, batch: Batch, positions: str) -> list[str]:
     """The selected tokens of every row, in the order of the prompts, decoded."""
-    chosen = clock_for(model, positions).columns(Layout.of(batch), 0, batch.ids.shape[1])
+    chosen = clock_for(model, positions).columns(Places.of(batch), 0, batch.ids.shape[1])
     found = [model.lens_info.tokenizer.decode(ids[own]) for ids, own in zip(batch.ids, chosen, strict=True)]
     return [found[batch.rows.index(row)] for row in range(len(found))]
 
@@ -231,8 +232,8 @@ def test_columns_of_fixed_responses(model: Any, plain: Any) -> None:
     assert spelled(model, batch, "thought") == ["It is a bridge.", "Which well?", "No."]
     assert spelled(model, batch, "answer") == ["Take the rope now.", "\nDig", "Hello to you, and good day."]
     clock = clock_for(model, "thought[1:3]+answer[:1]")
-    assert clock.columns(Layout.of(batch), 0, batch.ids.shape[1]).sum(dim=1).tolist() == [3, 3, 3]
-    layout = Layout.of(batch)
+    assert clock.columns(Places.of(batch), 0, batch.ids.shape[1]).sum(dim=1).tolist() == [3, 3, 3]
+    layout = Places.of(batch)
     both, generated = (clock_for(model, p).columns(layout, 0, layout.width) for p in ("thought+answer", "generated"))
     assert not bool((both & ~generated).any())
     assert batch.ids[generated & ~both].tolist() == ids_of(model, "</think>") * 3
@@ -442,7 +443,7 @@ def test_pooled_segments_are_means_of_their_tokens(model: Any, engine: str) -> N
         single = record_tokens(model, contrast, [SITE], region=region, engine=engine)
         assert single.pooling == ("token" if region == "response" else f"{region} token")
         counts = [
-            int((clock_for(model, normalized(region)).columns(Layout.of(b), 0, b.ids.shape[1])).sum())
+            int((clock_for(model, normalized(region)).columns(Places.of(b), 0, b.ids.shape[1])).sum())
             for b in one_each(model)
         ]
         parts = single.positive.split(counts[:2])

@@ -22,8 +22,9 @@ from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.batching import Batch
-from lens_steer.inference.clock import Layout, clock_for
+from lens_steer.inference.clock import clock_for
 from lens_steer.inference.forward import read_sites
+from lens_steer.inference.places import Places
 from lens_steer.steer.plans import SteeringPlan
 
 FIRST_OF = 16  # this many prompts are enough
@@ -104,7 +105,7 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
 
     def measures(batch: Batch) -> dict[str, SiteFunction]:
         nonlocal steered
-        layout, own = Layout.of(batch), batch.mask.bool()
+        layout, own = Places.of(batch), batch.mask.bool()
         begin = layout.counts(0, own.shape[1])[0] == 0
         steered |= bool((clock_for(model, plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
         return {

@@ -5,7 +5,7 @@ What other rooms use of it:
 - ``attach``: ``SiteFunction``, ``at_input``, ``attached``, ``standing_in``, ``stream_of``
 - ``batching``: ``Batch``, ``encode``, ``padded``, ``render``, ``encode_response``, ``opening``, ``rows_a_batch``
 - ``class_means``: ``Moments``, ``recording``, ``unit_samples_of``
-- ``clock``: ``Clock``, ``clock_for``, ``Layout``, ``steers``
+- ``clock``: ``Clock``, ``clock_for``, ``steers``
 - ``continuations``: ``continuation_logs``, ``MAX_ROWS``
 - ``decoding``: ``begins_in_thought``, ``decode_answer``
 - ``dialogue``: ``Dialogue``, ``converse``, ``turn_ids``
@@ -14,6 +14,7 @@ What other rooms use of it:
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``, ``forward``
 - ``generation``: ``generate``, ``Answers``, ``answer_ids``, ``answers``, ``tell_closed``,
   ``tell_cut_off``
+- ``places``: ``Places``
 - ``pooling``: ``Pooling``, ``FORCED``, ``checked_pooling``, ``check_poolable``
 - ``positions``: ``first_steered``, ``normalized``, ``parse``, ``n_reused``
 - ``prompt_cache``: ``PromptCache``

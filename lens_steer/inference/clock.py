@@ -1,76 +1,27 @@
-"""Where the tokens of a running batch are, and which of them the running forward steers."""
+"""Which tokens of a running batch the running forward steers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.inference.batching import Batch
+from lens_steer.inference.places import Places
 from lens_steer.inference.positions import Term, n_reused, parse
 from lens_steer.inference.segments import SEGMENTS, Segments
 from lens_steer.models.loading import info_of
 
-if TYPE_CHECKING:
-    from lens_steer.inference.batching import Batch
-
 _OF_PROMPT = ("prompt", "reused", "recomputed")  # regions that are parts of a prompt
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The places of the tokens of a left-padded batch.
-
-    Attributes:
-        rows: The rows of the batch in the whole list of prompts.
-        begins: The column of the first token of each row.
-        ends: The column after the prompt of each row.
-        width: The number of columns with which the batch began.
-        ids: The token ids of these columns.
-        offset: The offsets of these columns, if a row holds several turns; see
-            :class:`lens_steer.inference.batching.Batch`. None: one prompt and one answer per row.
-        call: The same object for all batches of one call.
-    """
-
-    rows: Int[Tensor, " batch"]
-    begins: Int[Tensor, " batch"]
-    ends: Int[Tensor, " batch"]
-    width: int
-    ids: Int[Tensor, "batch pos"]
-    offset: Int[Tensor, "batch pos"] | None = None
-    call: object = field(default_factory=object)
-
-    @staticmethod
-    def of(batch: Batch) -> Layout:
-        """Return the layout of a batch; its fixed responses, if any, stand at the right end."""
-        mask = batch.mask
-        width = mask.shape[1]
-        responses = torch.tensor(batch.response_lengths, device=mask.device)
-        rows, call = torch.tensor(batch.rows, device=mask.device), object() if batch.call is None else batch.call
-        return Layout(rows, width - mask.sum(dim=1), width - responses, width, batch.ids, batch.offset, call)
-
-    def counts(self, begin: int, end: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-        """Return two counts of each of the columns ``begin … end``, row by row.
-
-        The first is the position counted from the first token of the row; it is negative for padding. The second is the
-        offset from the start of the answer: 0, 1, … for the tokens of the answer and −1, −2, … for the tokens before
-        it, counted backwards.
-        """
-        column = torch.arange(begin, end, device=self.begins.device)[None]
-        offset = column - self.ends[:, None]
-        if self.offset is not None and begin < self.width:
-            known = self.offset[:, begin : min(end, self.width)]
-            offset = torch.cat([known, offset[:, known.shape[1] :]], dim=1)
-        return column - self.begins[:, None], offset
-
-
-_RUNNING: ContextVar[Layout | None] = ContextVar("running", default=None)
+_RUNNING: ContextVar[Places | None] = ContextVar("running", default=None)
 
 
 def clock_for(model: Any, positions: str) -> Clock:
@@ -92,7 +43,7 @@ def clock_for(model: Any, positions: str) -> Clock:
 
 def steers(model: Any, positions: str, batch: Batch) -> bool:
     """Return True if at least one token of a batch has one of the positions."""
-    return bool(clock_for(model, positions).columns(Layout.of(batch), 0, batch.ids.shape[1]).any())
+    return bool(clock_for(model, positions).columns(Places.of(batch), 0, batch.ids.shape[1]).any())
 
 
 @contextmanager
@@ -101,7 +52,7 @@ def running(batch: Batch) -> Iterator[None]:
 
     Steering then knows which columns are padding, prompt and answer.
     """
-    token = _RUNNING.set(Layout.of(batch))
+    token = _RUNNING.set(Places.of(batch))
     try:
         yield
     finally:
@@ -126,7 +77,7 @@ class Clock:
         self._fed: Int[Tensor, "batch pos"] | None = None
         self.begin = 0
         self.started = False
-        self.layout: Layout | None = None
+        self.layout: Places | None = None
         self.attention_mask: Tensor | None = None  # The mask of a forward that the user calls directly.
         self.rows: Int[Tensor, " batch"] | None = None
         self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column is steered.
@@ -153,7 +104,7 @@ class Clock:
             self.idle = not bool(selected.any())
         self.steered += not self.idle
 
-    def columns(self, layout: Layout, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
+    def columns(self, layout: Places, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
         """Return the mask of the columns ``begin … end`` that are steered, row by row."""
         position, offset = layout.counts(begin, end)
         found = torch.zeros_like(position, dtype=torch.bool)

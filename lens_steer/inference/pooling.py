@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
-from lens_steer.inference.clock import Layout
+from lens_steer.inference.places import Places
 from lens_steer.inference.segments import SEGMENTS, Segments
 from lens_steer.models.loading import info_of
 
@@ -91,7 +91,7 @@ def tokens_of(model: Any, batch: batching.Batch, region: str) -> Float[Tensor, "
     if region not in SEGMENTS:
         return batch.in_response.float().cpu()
     segments = Segments(info_of(model).tokenizer, f"pooling={region!r}")
-    kind, _ = segments.columns(Layout.of(batch), 0, batch.ids.shape[1])
+    kind, _ = segments.columns(Places.of(batch), 0, batch.ids.shape[1])
     return (kind == SEGMENTS[region]).float().cpu()
 
 

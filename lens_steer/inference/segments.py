@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer.inference.decoding import opens_thought
+from lens_steer.inference.places import Places
 from lens_steer.models.thoughts import CHANNEL, CHANNEL_ENDS, FINAL, MESSAGE, Marks, needed_marks
-
-if TYPE_CHECKING:
-    from lens_steer.inference.clock import Layout
 
 MARK, THOUGHT, ANSWER = 0, 1, 2
 SEGMENTS = {"thought": THOUGHT, "answer": ANSWER}
@@ -121,7 +119,7 @@ class Segments:
         added = getattr(tokenizer, "get_added_vocab", dict)()
         self._starts = tuple(t for t in added if any(mark != t and mark.startswith(t) for mark in marks))
         self._pieces: dict[tuple[int, ...], str] = {}
-        self._layout: Layout | None = None
+        self._layout: Places | None = None
         self._readers: list[Reader] = []  # at the end of the columns with which the batch began
         self._grown: list[Reader] = []  # at the end of all columns so far
         self._found = torch.empty(2, 0, 0, dtype=torch.long)
@@ -160,7 +158,7 @@ class Segments:
         return False
 
     def columns(
-        self, layout: Layout, begin: int, end: int, tokens: Int[Tensor, "batch width"] | None = None
+        self, layout: Places, begin: int, end: int, tokens: Int[Tensor, "batch width"] | None = None
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         """Return the segment of every token in the columns ``begin … end``, and its place in it.
 
@@ -181,7 +179,7 @@ class Segments:
         kind, place = self._found[:, :, begin:end].to(layout.begins.device)
         return kind, place
 
-    def _begin(self, layout: Layout) -> None:
+    def _begin(self, layout: Places) -> None:
         """Read the columns with which a batch begins."""
         self._layout, self._readers = layout, []
         rows, (_, offsets) = [], layout.counts(0, layout.width)
