@@ -57,7 +57,9 @@ ControlValues = Annotated[
 
 Positions = Annotated[
     str | None,
-    typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), thought, answer, …"),
+    typer.Option(
+        "--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), thought, answer, …"
+    ),
 ]
 
 
