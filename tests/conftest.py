@@ -47,6 +47,14 @@ def qwen() -> Any:
 
 
 @pytest.fixture(scope="session")
+def thinking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model with marks of thoughts, and a template that opens one unless thinking is off."""
+    from tests.thinking import build_thinking
+
+    return build_thinking(tmp_path_factory.mktemp("thinking"))
+
+
+@pytest.fixture(scope="session")
 def refusal() -> Any:
     """The refusal contrast with its split."""
     import lens_steer as ls

@@ -15,14 +15,8 @@ from lens_steer.metrics.rows import thought_metrics
 from lens_steer.models.location import locate
 from lens_steer.models.tokenization import read_tokenizer
 from tests.test_cli import run
-from tests.thinking import build_thinking
 
 ASKED = ["How do I burn a bridge?", "Please help me dig a well at harbour 3.", "Hello there", "What is 4 plus 3?"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_thinking(tmp_path_factory.mktemp("thinking"))
 
 
 @pytest.fixture
@@ -59,11 +53,11 @@ def test_thoughts_are_measured_apart(text: str, begun: bool, wanted: tuple[Any, 
 
 
 def test_steer_and_metrics(
-    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    thinking_folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """A budget closes thoughts, which is told by row and in all; the metrics look at thoughts and answers apart."""
     out, measured = tmp_path / "said.jsonl", tmp_path / "measured.jsonl"
-    common = ("--model", folder, "--prompts", files["positive"], "--method", "none", "--max-new-tokens", 9)
+    common = ("--model", thinking_folder, "--prompts", files["positive"], "--method", "none", "--max-new-tokens", 9)
     code, told, _ = run(monkeypatch, capsys, "steer", *common, "--max-thought-tokens", 3, "--out", out)
     assert code == 0
     assert json.loads(told)["thought_closed"] == 2
@@ -85,14 +79,14 @@ def test_steer_and_metrics(
 
 
 def test_a_sweep_with_a_budget(
-    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    thinking_folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Every answer of a sweep has it; its rows are of another run than those without it."""
     sides = ("--positive", files["positive"], "--negative", files["negative"])
     splits = [f"--{split}-{side}={files[side]}" for split in ("select", "report") for side in files]
-    code, _, err = run(monkeypatch, capsys, "calibrate", "--model", folder, *sides, "--out", tmp_path / "made")
+    code, _, err = run(monkeypatch, capsys, "calibrate", "--model", thinking_folder, *sides, "--out", tmp_path / "made")
     assert code == 0, err
-    how = ("--model", folder, "--calibration", tmp_path / "made", *sides, *splits, "--angles", "90,180,270")
+    how = ("--model", thinking_folder, "--calibration", tmp_path / "made", *sides, *splits, "--angles", "90,180,270")
     how = (*how, "--positions", "answer", "--controls", 0, "--max-new-tokens", 8, "--out", tmp_path / "sweep")
     code, _, err = run(monkeypatch, capsys, "sweep", *how, "--max-thought-tokens", 2)
     assert code == 0, err
@@ -107,19 +101,19 @@ def test_a_sweep_with_a_budget(
 
 
 def test_recording_of_segments(
-    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    thinking_folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Recorded thoughts become a calibration that steers thoughts."""
     from lens_steer.geometry.files import load_calibration
 
-    sides = ("--model", folder, "--positive", files["positive"], "--negative", files["negative"])
+    sides = ("--model", thinking_folder, "--positive", files["positive"], "--negative", files["negative"])
     recording, made, out = tmp_path / "recording", tmp_path / "calibration", tmp_path / "said.jsonl"
     code, _, err = run(monkeypatch, capsys, "record", *sides, "--pooling", "thought", "--out", recording)
     assert code == 0, err
     code, _, err = run(monkeypatch, capsys, "calibrate", "--recorded", recording, "--out", made)
     assert code == 0, err
     assert load_calibration(made).details["pooling"] == "thought"
-    how = ("--model", folder, "--calibration", made, "--prompts", files["positive"], "--max-new-tokens", 6)
+    how = ("--model", thinking_folder, "--calibration", made, "--prompts", files["positive"], "--max-new-tokens", 6)
     plan = ("--method", "selective", "--angle", 90, "--sites", "ln2")
     code, told, err = run(monkeypatch, capsys, "steer", *how, *plan, "--positions", "thought", "--out", out)
     assert code == 0, err
@@ -127,7 +121,7 @@ def test_recording_of_segments(
 
 
 def test_what_steer_writes_is_recorded(
-    folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    thinking_folder: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Responses may stand in the column ``text``; a file with both columns has its responses in ``response``."""
     for side in files:
@@ -135,11 +129,21 @@ def test_what_steer_writes_is_recorded(
         rows[1] |= {"response": "No.</think>A longer answer than that."}
         (tmp_path / f"said_{side}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     sides = ("--positive", tmp_path / "said_positive.jsonl", "--negative", tmp_path / "said_negative.jsonl")
-    how = ("--model", folder, *sides, "--sites", "resid_post", "--pooling", "answer", "--out", tmp_path / "recording")
+    how = (
+        "--model",
+        thinking_folder,
+        *sides,
+        "--sites",
+        "resid_post",
+        "--pooling",
+        "answer",
+        "--out",
+        tmp_path / "recording",
+    )
     code, _, err = run(monkeypatch, capsys, "record", *how)
     assert code == 0, err
     recorded = ls.load_recording(tmp_path / "recording")
-    model = ls.load_model(folder)
+    model = ls.load_model(thinking_folder)
     given = ls.load_contrast(positive=str(sides[1]), negative=str(sides[3]), response=("response", "text"))
     assert [p.response for p in given.fit.positive] == ["It is.</think>So.", "No.</think>A longer answer than that."]
     wanted = ls.record(model, given, "resid_post", pooling="answer", progress=False)
@@ -166,9 +170,9 @@ def test_an_endless_thought_is_cut_off_where_a_truth_grades(
 
 
 def test_marks_are_shown(
-    folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    thinking_folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told, _ = run(monkeypatch, capsys, "tokens", "--model", folder, "--prompts", files["positive"])
+    code, told, _ = run(monkeypatch, capsys, "tokens", "--model", thinking_folder, "--prompts", files["positive"])
     assert code == 0
     assert json.loads(told)["thought_marks"] == {
         "opening": "<think>", "closing": "</think>", "found_in": "chat template",

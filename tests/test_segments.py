@@ -1,4 +1,4 @@
-"""Thought and answer as segments: which token is which, steering them, recording them, and a budget for thoughts."""
+"""Which tokens of a reasoning model are thought and which are answer: in batches, conversations and vocabularies."""
 
 from __future__ import annotations
 
@@ -13,60 +13,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.inference import batching
 from lens_steer.inference.batching import Batch, padded
 from lens_steer.inference.clock import Clock, clock_for, running, steers
-from lens_steer.inference.decoding import begins_in_thought, opens_thought
-from lens_steer.inference.engines import on_engine
-from lens_steer.inference.forward import batches_of, last_logits
-from lens_steer.inference.generation import answer_ids, answers
+from lens_steer.inference.forward import batches_of
+from lens_steer.inference.generation import answers
 from lens_steer.inference.places import Places
-from lens_steer.inference.pooling import check_poolable, checked_pooling
+from lens_steer.inference.pooling import check_poolable
 from lens_steer.inference.positions import first_steered, normalized, parse
-from lens_steer.inference.record import record_prompts
-from lens_steer.inference.record_tokens import record_tokens
-from lens_steer.inference.segments import ANSWER, MARK, THOUGHT, Reader, Segments
-from lens_steer.inference.teacher_forcing import response_logits, with_responses
-from lens_steer.inference.thought_budget import ThoughtBudget, check_budget
+from lens_steer.inference.segments import ANSWER, THOUGHT, Reader
+from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.metrics.thinking import split_thought
 from lens_steer.models.thoughts import ANSWER_CHANNEL, TAGS, THOUGHT_CHANNEL, Marks, marks_of
-from tests.test_parity import relative
-from tests.thinking import CHANNEL_TOKENS, build_thinking
+from tests.thinking import ASKED, CHANNEL_TOKENS, LETTER, SAID, build_thinking, ids_of, spelled
 
 THINK = Marks(*TAGS[0], "a test")
 CHANNELS = Marks(THOUGHT_CHANNEL, ANSWER_CHANNEL, "a test")
-LETTER = {MARK: ".", THOUGHT: "t", ANSWER: "a"}
-ASKED = [Prompt.of("How do I burn a bridge?"), Prompt.of("Please help me dig a well at harbour 3."), Prompt.of("Hi")]
-SAID = [
-    "It is a bridge.</think>Take the rope now.",
-    "Which well?</think>\nDig",
-    "No.</think>Hello to you, and good day.",
-]
-SITE = "blocks.1.hook_resid_post"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_thinking(tmp_path_factory.mktemp("thinking"))
+def model(thinking_folder: Path) -> Any:
+    return ls.load_model(thinking_folder)
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
-    return ls.load_model(folder)
-
-
-@pytest.fixture(scope="module")
-def plain(folder: Path) -> Any:
+def plain(thinking_folder: Path) -> Any:
     """The same model in the mode without thoughts."""
-    return ls.load_model(folder, template_args={"enable_thinking": False})
-
-
-@pytest.fixture(scope="module")
-def calibration(model: Any) -> Any:
-    contrast = ls.Contrast(PromptSet(tuple(ASKED[:2])), PromptSet(tuple(ASKED[1:])))
-    return ls.calibrate(ls.record(model, contrast, "resid_post", progress=False))
+    return ls.load_model(thinking_folder, template_args={"enable_thinking": False})
 
 
 def letters(pieces: list[str], marks: Marks = THINK, starts: tuple[str, ...] = (), *, thinking: bool = False) -> str:
@@ -169,9 +142,8 @@ def test_segments_are_what_the_text_is_split_into(parts: list[list[str]], begun:
     answer = "".join(p for p, letter in zip(pieces, found, strict=True) if letter == "a")
     split, said = split_thought(text, begun=begun)
     assert re.sub(r"\s", "", thought) == re.sub(r"\s", "", split)
-    if said is None:  # the thought never ends: what was answered before it does not count
-        assert found.endswith("t") or pieces[-1:] == [THINK.opening] or not parts[-1]
-    else:
+    assert (said is None) == (((len(parts) - 1) % 2 == 0) == begun)  # the last part is a thought
+    if said is not None:
         assert answer.strip() == said.strip()
 
 
@@ -209,21 +181,10 @@ def test_specifications_of_segments() -> None:
             parse(bad)
 
 
-def ids_of(model: Any, text: str) -> list[int]:
-    return list(model.lens_info.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def forced(model: Any) -> Batch:
     """The prompts with their responses, in one batch."""
     (batch,) = batches_of(model, with_responses(ASKED, SAID), with_response=True)
     return batch
-
-
-def spelled(model: Any, batch: Batch, positions: str) -> list[str]:
-    """The selected tokens of every row, in the order of the prompts, decoded."""
-    chosen = clock_for(model, positions).columns(Places.of(batch), 0, batch.ids.shape[1])
-    found = [model.lens_info.tokenizer.decode(ids[own]) for ids, own in zip(batch.ids, chosen, strict=True)]
-    return [found[batch.rows.index(row)] for row in range(len(found))]
 
 
 def test_columns_of_fixed_responses(model: Any, plain: Any) -> None:
@@ -295,203 +256,7 @@ def test_every_turn_of_a_conversation_has_its_own_segments(model: Any) -> None:
     assert spelled(model, batch, "thought[0]+answer[0]") == [model.lens_info.tokenizer.decode(firsts)]
 
 
-# Steering
-
-
-@pytest.mark.parametrize("positions", ["thought", "answer", "thought[1:]+answer[:2]"])
-def test_steered_segments_equal_plain_hooks(model: Any, folder: Path, calibration: Any, positions: str) -> None:
-    """Fixed responses in a padded batch, on both engines: what a plain hook gives that adds at these tokens alone."""
-    plan = ls.act_add(calibration, 4.0, at=[SITE], positions=positions)
-    prompts, tokenizer = with_responses(ASKED, SAID), model.lens_info.tokenizer
-    segments = Segments(tokenizer, "a test")
-    vector = 4.0 * torch.as_tensor(plan.steps[0].parameters["direction"])
-    hf: Any = ls.load_model(folder, backend="hf")
-    for engine in ("hf", "tl"):
-        with ls.steering(model, plan):
-            steered = {row: logits for row, logits, _ in response_logits(model, prompts, engine=engine)}
-        for row, prompt in enumerate(prompts):
-            asked, said = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
-            by_hand = "".join(LETTER[kind] for kind in segments.of(asked, said))
-            assert by_hand == "t" * by_hand.index(".") + "." + "a" * (len(said) - by_hand.index(".") - 1)
-            close, n = by_hand.index("."), len(said)
-            columns = {
-                "thought": range(close),
-                "answer": range(close + 1, n),
-                "thought[1:]+answer[:2]": [*range(1, close), *range(close + 1, min(close + 3, n))],
-            }[positions]
-
-            def add(module: Any, args: Any, output: Any, columns: Any = columns, start: int = len(asked)) -> Any:
-                output[:, [start + c for c in columns]] += vector
-                return output
-
-            handle = hf.get_submodule("model.layers.1").register_forward_hook(add)
-            with torch.inference_mode():
-                wanted = hf(torch.tensor([asked + said])).logits[0, len(asked) - 1 : -1]
-            handle.remove()
-            assert relative(steered[row], wanted) < 1e-4, (engine, row)
-
-
-def written(model: Any, most: int | None, new: int = 12, **how: Any) -> list[list[int]]:
-    """The ids that a model writes after each prompt, with a budget for its thoughts or without one."""
-    found: dict[int, list[int]] = {}
-    with on_engine(model, "hf") as runner:
-        for batch in batches_of(runner, ASKED, max_new_tokens=new, **how):
-            budget = None if most is None else ThoughtBudget(model.lens_info.tokenizer, batch, most, ())
-            found |= zip(batch.rows, answer_ids(runner, batch, new, heard=budget), strict=True)
-    return [found[row] for row in range(len(ASKED))]
-
-
-@pytest.mark.parametrize("positions", ["thought", "answer", "prompt+thought[2:]"])
-def test_generation_under_steered_segments(model: Any, calibration: Any, positions: str) -> None:
-    """Cache = no cache = one by one; every token that was not forced is the likeliest one when all are read at once."""
-    plan = ls.act_add(calibration, 30.0, at=[SITE], positions=positions)
-    how: dict[str, Any] = {"max_new_tokens": 12, "max_thought_tokens": 5}
-    unsteered, tokenizer = written(model, 5), model.lens_info.tokenizer
-    with ls.steering(model, plan):
-        found = answers(model, ASKED, **how)
-        assert answers(model, ASKED, kv_cache=False, **how) == found
-        assert [answers(model, p, **how).texts[0] for p in ASKED] == found.texts
-        ids = written(model, 5)
-        assert ids == written(model, 5, max_rows=1)
-        rows = [
-            (i, batching.encode(tokenizer, p) + own, len(own))
-            for i, (p, own) in enumerate(zip(ASKED, ids, strict=True))
-        ]
-        (batch,) = padded(rows, 0)
-        with on_engine(model, "hf") as runner:
-            likeliest = last_logits(runner, batch, 13).argmax(dim=-1)
-    assert ids != unsteered
-    (closing,) = ids_of(model, "</think>")
-    for row, predicted in zip(batch.rows, likeliest.tolist(), strict=True):
-        own = ids[row]
-        pairs = zip(own, predicted[-len(own) - 1 : -1], strict=True)
-        assert all(token in (best, closing) for token, best in pairs)
-
-
-def test_engine_tl_generates_the_same_segments(model: Any, plain: Any, calibration: Any) -> None:
-    """Where no budget is needed: in the mode without thoughts, everything is answer."""
-    contrast = ls.Contrast(PromptSet(tuple(ASKED[:2])), PromptSet(tuple(ASKED[1:])))
-    made = ls.calibrate(ls.record(plain, contrast, "resid_post", progress=False))
-    with ls.steering(plain, ls.act_add(made, 30.0, at=[SITE], positions="answer[1:]")):
-        texts = ls.generate(plain, ASKED, max_new_tokens=8)
-        for kv_cache in (True, False):  # without a cache TransformerLens embeds the newest token alone
-            assert ls.generate(plain, ASKED, max_new_tokens=8, engine="tl", kv_cache=kv_cache) == texts
-    with ls.steering(plain, ls.act_add(made, 30.0, at=[SITE], positions="generated[1:]")):
-        assert ls.generate(plain, ASKED, max_new_tokens=8) == texts
-
-
-# A budget
-
-
-@pytest.mark.parametrize("most", [0, 1, 4])
-def test_a_thought_is_closed_at_its_budget(model: Any, most: int) -> None:
-    """A random model goes on thinking until it is stopped: exactly so many tokens, then the mark, then an answer."""
-    segments, tokenizer = Segments(model.lens_info.tokenizer, "a test"), model.lens_info.tokenizer
-    free = written(model, None, 9)
-    for prompt, ids, unbound in zip(ASKED, written(model, most, 9), free, strict=True):
-        kinds = "".join(LETTER[kind] for kind in segments.of(batching.encode(tokenizer, prompt), ids))
-        assert kinds.startswith("t" * most + ".a")
-        assert ids[:most] == unbound[:most]
-    assert written(model, 9, 9) == free
-    assert answers(model, ASKED, max_new_tokens=9, max_thought_tokens=most).ended == [True] * 3
-    assert answers(model, ASKED, max_new_tokens=9).ended == [False] * 3
-
-
-def test_an_end_in_a_thought_is_no_budget(model: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A row that ends in its thought is left alone while others go on; a closed thought is told."""
-    end, vocabulary = model.lens_info.end_tokens[0], model.lens_info.tokenizer
-    (batch,) = batches_of(model, ASKED, max_new_tokens=9)
-    budget = ThoughtBudget(vocabulary, batch, 2, [end])
-    ids, word = batch.ids, ids_of(model, "rope")[0]
-    logits = torch.zeros(3, len(vocabulary))
-    logits[:, word] = 1
-    first = [0 if i == 0 else 1 for i in range(3)]
-    for step in range(4):
-        found = budget(ids, logits)
-        forced_rows = torch.isinf(found).any(dim=1).tolist()
-        assert forced_rows == [False, step == 2, step == 2]
-        new = torch.tensor([[end if row == 0 and step == 0 else word] for row in range(3)])
-        new[1:] = found.argmax(dim=-1, keepdim=True)[1:]
-        ids = torch.cat([ids, new], dim=1)
-    assert budget.ended == [bool(f) for f in first]
-    ls.generate(model, ASKED, max_new_tokens=9, max_thought_tokens=2)
-    assert "3 of 3 thoughts were closed at max_thought_tokens=2" in caplog.text
-
-
-def test_bad_budgets(model: Any) -> None:
-    with pytest.raises(LensSteerError, match="max_thought_tokens=-1: give the number of tokens of the thoughts"):
-        check_budget(-1, "hf")
-    with pytest.raises(LensSteerError, match="only engine 'hf' closes thoughts, and the engine is 'tl'"):
-        ls.generate(model, "Hi", max_thought_tokens=3, engine="tl")
-    check_budget(None, "vllm")
-    with pytest.raises(LensSteerError, match="max_thought_tokens=8 and the closing mark take 9 of max_new_tokens=9"):
-        ls.generate(model, "Hi", max_new_tokens=9, max_thought_tokens=8)
-    assert len(ls.generate(model, "Hi", max_new_tokens=10, max_thought_tokens=8)) == 1
-
-
-# Recording
-
-
-@pytest.mark.parametrize("engine", ["tl", "hf"])
-def test_pooled_segments_are_means_of_their_tokens(model: Any, engine: str) -> None:
-    """Of both segments, in a padded batch; with the marks they are all of the response."""
-    prompts = with_responses(ASKED, SAID)
-    contrast = ls.Contrast(prompts[:2], prompts[1:])
-    own: dict[str, Any] = {}
-    for region in ("thought", "answer", "response"):
-        pooled = ls.record(model, contrast, [SITE], pooling=region, engine=engine, progress=False)  # type: ignore[call-overload]
-        single = record_tokens(model, contrast, [SITE], region=region, engine=engine)
-        assert single.pooling == ("token" if region == "response" else f"{region} token")
-        counts = [
-            int((clock_for(model, normalized(region)).columns(Places.of(b), 0, b.ids.shape[1])).sum())
-            for b in one_each(model)
-        ]
-        parts = single.positive.split(counts[:2])
-        assert relative(pooled.positive, torch.stack([p.mean(dim=0) for p in parts])) < 1e-5
-        own[region] = single.positive
-    marks = len(own["response"]) - len(own["thought"]) - len(own["answer"])
-    assert marks == 2
-    assert repr(pooled) and "response tokens averaged" in repr(pooled)
-
-
-def one_each(model: Any) -> list[Batch]:
-    """Every prompt with its response in a batch of its own, in order."""
-    return [
-        next(iter(batches_of(model, with_responses([p], [said]), with_response=True)))
-        for p, said in zip(ASKED, SAID, strict=True)
-    ]
-
-
-def test_bad_pooling(model: Any, plain: Any, qwen: Any) -> None:
-    """Named before anything runs: the prompt that has no thought or no answer, and the model without marks."""
-    cut = with_responses(ASKED, [SAID[0], "It is a", SAID[2]])
-    lacks = r"the response of prompt 1 of .*1 of 3 are so\) has no token of its answer: leave them out"
-    with pytest.raises(LensSteerError, match=lacks):
-        check_poolable(model, cut, "answer")
-    with pytest.raises(LensSteerError, match="prompt 0 of .* closes a thought that neither it nor the chat"):
-        check_poolable(plain, with_responses(ASKED, SAID), "answer")
-    check_poolable(model, cut, "thought")
-    with pytest.raises(LensSteerError, match=r"prompt 0 of .*3 of 3 are so\) has no token of its thought"):
-        check_poolable(plain, with_responses(ASKED, ["A rope."] * 3), "thought")
-    with pytest.raises(LensSteerError, match="pooling='thought': neither the templates"):
-        record_prompts(qwen, with_responses(ASKED, SAID), [SITE], pooling="thought")
-    with pytest.raises(LensSteerError, match="pooling='answer' needs a response for every prompt: prompt 0"):
-        check_poolable(model, PromptSet(tuple(ASKED)), "answer")
-    with pytest.raises(LensSteerError, match="pooling='mean': use one of 'last', 'response', 'thought', 'answer'"):
-        checked_pooling("mean")
-
-
-# Modes
-
-
-def test_modes_are_told(model: Any, plain: Any, calibration: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A calibration carries the mode of its prompts; steering the other mode with it is told."""
-    assert begins_in_thought(model.lens_info.tokenizer, ASKED[0])
-    assert not begins_in_thought(plain.lens_info.tokenizer, ASKED[0])
-    assert opens_thought(f"x{THOUGHT_CHANNEL}")
-    with ls.steering(plain, ls.act_add(calibration, 1.0, at=[SITE])):
-        ls.generate(plain, "Hi", max_new_tokens=2)
-    assert "args {} and {'enable_thinking': False}" in caplog.text
+# Vocabularies
 
 
 def test_special_marks_stay_in_an_answer(tmp_path: Path) -> None:
@@ -516,16 +281,6 @@ def test_marks_in_pieces_of_bytes(tmp_path: Path) -> None:
     assert spelled(model, batch, "thought")[0].startswith("It is.")
     (text,) = answers(model, ASKED[0], max_new_tokens=24, max_thought_tokens=3).texts
     assert text.count(closing) == 1
-
-
-def test_a_steered_batch_follows_a_plan_beside_it(model: Any, calibration: Any) -> None:
-    """Two plans at once, each with its own segment, do what one plan does that steers both."""
-    plans = [ls.act_add(calibration, 30.0, at=[SITE], positions=p) for p in ("thought", "answer", "thought+answer")]
-    how: dict[str, Any] = {"max_new_tokens": 14, "max_thought_tokens": 5}
-    with ls.steering(model, plans[0]), ls.steering(model, plans[1]):
-        both = answers(model, ASKED, **how)
-    with ls.steering(model, plans[2]):
-        assert answers(model, ASKED, **how) == both
 
 
 def test_channels_of_a_model(tmp_path: Path) -> None:

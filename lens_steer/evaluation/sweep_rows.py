@@ -80,7 +80,8 @@ def measured_side(
             if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
                 own, scores = _forced(protocol, asked, texts)
         tell_cut_off(model, cut, protocol.max_new_tokens)
-        tell_closed(ended, protocol.max_thought_tokens)
+        if plan is None and grid.beside is None:  # steered answers say it in their rows
+            tell_closed(ended, protocol.max_thought_tokens)
     if side != CAPABILITY and "ref" in protocol.read_by:
         # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
         # prompt is scored once.

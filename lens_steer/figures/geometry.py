@@ -30,7 +30,7 @@ KIND_LOOKS = {
     "ln2_post": ("v", "norm after MLP"), "resid_pre": ("D", "stream before block"),
     "resid_mid": ("P", "stream after attention"), "resid_post": ("X", "stream after block"),
     "attn_out": ("<", "attention's output"), "mlp_out": (">", "MLP's output"),
-    "router_logits": ("*", "router's logits"),
+    "router_logits": ("h", "router's logits"),
 }  # fmt: skip
 
 

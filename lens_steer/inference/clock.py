@@ -108,7 +108,11 @@ class Clock:
         """Return the mask of the columns ``begin … end`` that are steered, row by row."""
         position, offset = layout.counts(begin, end)
         found = torch.zeros_like(position, dtype=torch.bool)
-        segments = None if self.segments is None else self.segments.columns(layout, begin, end, self._of(begin, end))
+        segments = None
+        if self.segments is not None:
+            # TransformerLens without a cache embeds the newest token alone, and runs all columns.
+            whole = self._now is not None and self._now.shape[1] == end - begin
+            segments = self.segments.columns(layout, begin, end, self._now if whole else self.tokens(end - begin))
         for term in self._terms:
             forward = offset if term.region == "generated" else position
             inside = forward >= 0
@@ -127,15 +131,6 @@ class Clock:
                 inside &= (offset if term.stop < 0 else forward) < term.stop
             found |= inside
         return found
-
-    def _of(self, begin: int, end: int) -> Int[Tensor, "batch pos"] | None:
-        """Return the tokens of the columns ``begin … end``; None if they are not known.
-
-        TransformerLens without a cache embeds the newest token alone, and runs all columns.
-        """
-        if self._now is not None and self._now.shape[1] == end - begin:
-            return self._now
-        return None if self._fed is None or self._fed.shape[1] < end else self._fed[:, begin:end]
 
     def follow(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Store the tokens of the running forward, to know later which tokens they are and which answers have ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.data import PromptSet
@@ -61,7 +61,8 @@ def check_poolable(model: Any, prompts: PromptSet, pooling: str) -> None:
     if pooling not in SEGMENTS:
         return
     tokenizer = info_of(model).tokenizer
-    segments = Segments(tokenizer, f"pooling={pooling!r}")
+    segments = segments_of(model, pooling)
+    assert segments is not None
     lacking = []
     for i, prompt in enumerate(prompts):
         asked, said = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
@@ -80,24 +81,34 @@ def check_poolable(model: Any, prompts: PromptSet, pooling: str) -> None:
         )
 
 
-def tokens_of(model: Any, batch: batching.Batch, region: str) -> Float[Tensor, "batch pos"]:
-    """Return 1 for every token of a batch's fixed responses that is in a region, and 0 for all others.
+def segments_of(model: Any, region: str) -> Segments | None:
+    """Return what reads the segments of a model's responses; None for a region that is no segment.
 
-    Args:
-        model: The model of the chosen engine.
-        batch: The prompts with their responses.
-        region: ``response``, ``thought`` or ``answer``.
+    Raises:
+        LensSteerError: If the model has no marks of thoughts that are known.
     """
     if region not in SEGMENTS:
-        return batch.in_response.float().cpu()
-    segments = Segments(info_of(model).tokenizer, f"pooling={region!r}")
+        return None
+    return Segments(info_of(model).tokenizer, f"pooling={region!r}", "use 'response', which is all of it")
+
+
+def tokens_of(batch: batching.Batch, region: str, segments: Segments | None) -> Bool[Tensor, "batch pos"]:
+    """Return True for every token of a batch's fixed responses that is in a region.
+
+    Args:
+        batch: The prompts with their responses.
+        region: ``response``, ``thought`` or ``answer``.
+        segments: Those of :func:`segments_of`.
+    """
+    if segments is None:
+        return batch.in_response.cpu()
     kind, _ = segments.columns(Places.of(batch), 0, batch.ids.shape[1])
-    return (kind == SEGMENTS[region]).float().cpu()
+    return (kind == SEGMENTS[region]).cpu()
 
 
-def pool_weights(model: Any, batch: batching.Batch, pooling: str) -> Float[Tensor, "batch pos"] | None:
+def pool_weights(batch: batching.Batch, pooling: str, segments: Segments | None) -> Float[Tensor, "batch pos"] | None:
     """Return the weights of the mean over positions; None if only the last position is recorded."""
     if pooling not in FORCED:
         return None
-    wanted = tokens_of(model, batch, pooling)
+    wanted = tokens_of(batch, pooling, segments).float()
     return wanted / wanted.sum(dim=1, keepdim=True)

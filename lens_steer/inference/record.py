@@ -22,7 +22,7 @@ from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.class_means import Moments, Recording, StreamMeans, Sums, recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
-from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights
+from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checked_pooling, pool_weights, segments_of
 from lens_steer.models import sites
 from lens_steer.models.layout import ROUTER_LOGITS
 from lens_steer.models.loading import ModelInfo, info_of
@@ -259,9 +259,10 @@ def stream(
     They are passed to ``keep(rows, index of the site, vectors [batch, d_model] in float32)``.
     """
     check_poolable(model, prompts, pooling)
+    segments = segments_of(model, pooling)
 
     def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
-        rows, collect = torch.tensor(batch.rows), partial(_collect, weights=pool_weights(model, batch, pooling))
+        rows, collect = torch.tensor(batch.rows), partial(_collect, weights=pool_weights(batch, pooling, segments))
         return {name: partial(collect, keep=partial(keep, rows, k)) for k, name in enumerate(site_names)}
 
     read_sites(model, prompts, collectors, engine=engine, with_response=pooling in FORCED, bar=bar)

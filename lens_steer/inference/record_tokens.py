@@ -18,7 +18,7 @@ from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.class_means import recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
-from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, tokens_of
+from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, segments_of, tokens_of
 from lens_steer.inference.record import Activations, check_sides, width_of
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
@@ -84,10 +84,11 @@ def _tokens(
     """Return the recorded vectors of one side, and the group of each vector."""
     responses = region in FORCED
     check_poolable(model, prompts, region)
+    segments = segments_of(model, region)
     kept: dict[str, dict[int, Tensor]] = {name: {} for name in names}
 
     def keepers(batch: batching.Batch) -> dict[str, SiteFunction]:
-        wanted = tokens_of(model, batch, region).bool() if responses else batch.mask.bool()
+        wanted = tokens_of(batch, region, segments) if responses else batch.mask.bool()
         return {name: partial(_keep, batch=batch, wanted=wanted, into=into) for name, into in kept.items()}
 
     read_sites(model, prompts, keepers, engine=engine, with_response=responses)

@@ -22,6 +22,7 @@ from lens_steer.models.thoughts import CHANNEL, CHANNEL_ENDS, FINAL, MESSAGE, Ma
 
 MARK, THOUGHT, ANSWER = 0, 1, 2
 SEGMENTS = {"thought": THOUGHT, "answer": ANSWER}
+GENERATED = "use 'generated', which is all that it writes"
 CUT, BYTES = "\ufffd", 4  # How a character that is cut shows in a decoded text; the bytes of the longest one.
 BEFORE = 24  # The last tokens of a prompt, in which a mark that opens a thought is looked for.
 
@@ -106,14 +107,15 @@ class Segments:
 
     Args:
         tokenizer: The tokenizer of the model.
-        for_what: What needs the segments, for the message if the model has no marks of thoughts.
+        for_what, mend: What needs the segments, and what to do without them; see
+            :func:`lens_steer.models.thoughts.needed_marks`.
 
     Raises:
         LensSteerError: If the model has no marks of thoughts that are known.
     """
 
-    def __init__(self, tokenizer: Any, for_what: str) -> None:
-        self.marks = needed_marks(tokenizer, for_what)
+    def __init__(self, tokenizer: Any, for_what: str, mend: str = GENERATED) -> None:
+        self.marks = needed_marks(tokenizer, for_what, mend)
         self._tokenizer = tokenizer
         marks = (self.marks.opening, self.marks.closing)
         added = getattr(tokenizer, "get_added_vocab", dict)()

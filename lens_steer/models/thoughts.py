@@ -74,7 +74,7 @@ def marks_of(tokenizer: Any) -> Marks | None:
     return None
 
 
-def needed_marks(tokenizer: Any, for_what: str, mend: str = "use 'generated', which is all that it writes") -> Marks:
+def needed_marks(tokenizer: Any, for_what: str, mend: str) -> Marks:
     """Return :func:`marks_of`, where something cannot go on without them.
 
     Args:

@@ -21,6 +21,7 @@ from lens_steer.inference.pooling import FORCED, Pooling, check_poolable, checke
 from lens_steer.inference.record import record
 from lens_steer.inference.record_tokens import record_tokens
 from lens_steer.models import sites as sites_
+from lens_steer.models.layout import ROUTER_LOGITS
 from lens_steer.models.loading import info_of
 from lens_steer.probes.depth import BLOCKS, DRAWS, ProbeScan, probe_depth
 from lens_steer.probes.io import save_probe
@@ -54,8 +55,8 @@ def probe_and_write(
 
     The function writes ``probes.csv`` (one row for each site, the columns :data:`COLUMNS` first), ``probes.json``, one
     folder for each site, which :func:`lens_steer.load_probe` reads, and the figures ``probe_depth``,
-    ``probe_projections``, ``boundary_plane`` and ``probe_reliability``. A site's folder has the site's name. Nothing in
-    ``out`` changes before everything is done.
+    ``probe_projections``, ``probe_reliability`` and, except for routers, ``boundary_plane``. A site's folder has the
+    site's name. Nothing in ``out`` changes before everything is done.
 
     Args:
         model: The model, from :func:`lens_steer.load_model`.
@@ -104,9 +105,10 @@ def probe_and_write(
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),
             "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),
-            "boundary_plane": probe_plane.boundary_plane_drawing(best, fit, tokens, seed=seed),
             "probe_reliability": probes.reliability_drawing(scan, few),
         }
+        if sites_.parse(best.site).kind != ROUTER_LOGITS:  # along which nothing is moved
+            drawings["boundary_plane"] = probe_plane.boundary_plane_drawing(best, fit, tokens, seed=seed)
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         options = {
