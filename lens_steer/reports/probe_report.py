@@ -55,7 +55,7 @@ def probe_and_write(
 
     The function writes ``probes.csv`` (one row for each site, the columns :data:`COLUMNS` first), ``probes.json``, one
     folder for each site, which :func:`lens_steer.load_probe` reads, and the figures ``probe_depth``,
-    ``probe_projections``, ``probe_reliability`` and, except for routers, ``boundary_plane``. A site's folder has the
+    ``probe_projections``, ``boundary_plane`` (except for routers) and ``probe_reliability``. A site's folder has the
     site's name. Nothing in ``out`` changes before everything is done.
 
     Args:
@@ -105,10 +105,10 @@ def probe_and_write(
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),
             "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),
-            "probe_reliability": probes.reliability_drawing(scan, few),
         }
         if sites_.parse(best.site).kind != ROUTER_LOGITS:  # along which nothing is moved
             drawings["boundary_plane"] = probe_plane.boundary_plane_drawing(best, fit, tokens, seed=seed)
+        drawings["probe_reliability"] = probes.reliability_drawing(scan, few)
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         options = {
